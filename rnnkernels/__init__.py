@@ -1,0 +1,15 @@
+"""Drop-in LSTM, GRU and RNN for PyTorch, forward and backpropagation through time in fused kernels."""
+
+from . import extension
+
+if extension._C is not None:
+    from . import autograd  # noqa: F401  registers shapes and double backward of the ops
+
+from . import functional, reference
+from .cells import GRUCell, LSTMCell, RNNCell
+from .convert import convert, patch_torch, revert
+from .info import info
+from .layers import GRU, LSTM, RNN
+
+__all__ = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell",
+           "convert", "revert", "patch_torch", "functional", "reference", "info"]

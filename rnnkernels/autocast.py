@@ -1,0 +1,41 @@
+"""torch.autocast: the result dtypes of torch.nn's recurrent modules on the CPU, measured on torch 2.13.
+
+                                     out, h_n   c_n        low:   the dtype autocast was entered with
+    LSTM                             low        low        state: the dtype of hx, or of x where hx was not given
+    LSTM with proj_size              low        state
+    LSTM on a PackedSequence         state      state
+    GRU, LSTMCell, GRUCell           state      state
+    RNN, RNNCell                     low        low
+
+We compute in the dtype of `out`. Where that is f32 we therefore do not round to bf16 at all: torch.nn keeps the state
+in f32 in those rows because a state rounded at every step stalls, and the values in between cost us nothing.
+f64 is left alone, as autocast leaves it.
+"""
+
+import torch
+
+
+def enabled(x):
+    """Whether a call on x is under autocast."""
+    return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type)
+
+
+def mixes(dtypes):
+    """Whether torch.nn accepts these dtypes together under autocast."""
+    return torch.float64 not in dtypes or len(dtypes) == 1
+
+
+def run(fn, kind, x, states, weights, *args):
+    """Calls fn(x, states, weights, *args) with everything cast, outside autocast, and casts c_n last.
+
+    kind: "lstm", "lstm proj", "lstm packed", "rnn", or "state" for what follows the state's dtype.
+    """
+    low, state = torch.get_autocast_dtype(x.device.type), states[0].dtype
+    if x.dtype is torch.float64:
+        low = state
+    dtype = state if kind in ("state", "lstm packed") else low
+    with torch.autocast(x.device.type, enabled=False):  # the reference is made of ops that autocast would cast again
+        result = fn(x.to(dtype), [s.to(dtype) for s in states], [w if w is None else w.to(dtype) for w in weights], *args)
+    if kind == "lstm proj":
+        return *result[:2], result[2].to(state)
+    return result

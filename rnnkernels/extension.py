@@ -1,0 +1,38 @@
+"""Loads the compiled part, `rnnkernels._C`, or says why there is none.
+
+`_C` is None where the package was installed without a compiler: the reference then runs instead, with one warning.
+"""
+
+import torch
+
+try:
+    from ._build import TORCH_VERSION
+except ModuleNotFoundError:  # setup.py writes _build.py beside the extension: neither was built
+    TORCH_VERSION = None
+
+DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+def _load():
+    """Returns the module _C or None; ImportError when it was built for another torch, whose C++ ABI differs."""
+    if TORCH_VERSION is None:
+        return None
+    if TORCH_VERSION.split(".")[:2] != torch.__version__.split(".")[:2]:
+        raise ImportError(
+            f"rnnkernels was built for torch {TORCH_VERSION} but torch {torch.__version__} is installed. Rebuild it: "
+            "pip install --no-build-isolation --force-reinstall --no-deps rnnkernels (or . in its source tree), or "
+            f"install torch {TORCH_VERSION}."
+        )
+    try:
+        from . import _C
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}._C":
+            raise
+        return None
+    return _C
+
+
+_C = _load()
+
+# Device types with kernels in this build; on "meta" there are only shapes.
+DEVICES = frozenset({"cpu", "meta"} | ({"cuda"} if _C is not None and _C.build_info()["cuda"] else set()))

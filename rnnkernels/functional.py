@@ -1,0 +1,115 @@
+"""The modules without their parameters: tensors in, tensors out.
+
+`lstm`, `gru` and `rnn` follow torch.lstm, torch.gru and torch.rnn_tanh: flat weights in the order of a module's
+`_flat_weights`, and the same names. Sequences of different lengths come packed (`batch_sizes`) or padded (`lengths`).
+
+    input        [T, B, I], or [B, T, I] when batch_first, or packed data [N, I] with batch_sizes
+    hx           h0 [L*D, B, P]; for an LSTM (h0, c0) with c0 [L*D, B, H]
+    params       per layer and direction: w_ih [G*H, I or D*P], w_hh [G*H, P], with has_biases b_ih [G*H], b_hh [G*H],
+                 with a projection w_hr [P, H]
+    lengths      int64 [B], in any order, each in 0..T, on the CPU or on input's device: row b has lengths[b] real steps.
+                 The output keeps T and is zero past a row's length; h_n is the state after its last real step, h_0 for
+                 length 0. What the padding holds, NaN too, reaches neither outputs nor gradients
+    batch_sizes  int64 [T] on the CPU, non-increasing, as in PackedSequence
+
+    output       [T, B, D*P], or [B, T, D*P] when batch_first, or packed [N, D*P]
+    h_n, c_n     [L*D, B, P], [L*D, B, H]
+
+float32, float64, bfloat16 and float16; all floating arguments have one dtype, except under torch.autocast.
+Equations: `rnnkernels.reference`.
+"""
+
+import torch
+
+from . import autocast, ops
+from .stack import stack
+
+__all__ = ["lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
+
+
+def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
+         batch_first=False, *, batch_sizes=None, lengths=None):
+    """A stack of LSTM layers, with projections where `params` has them. Returns (output, h_n, c_n).
+
+    Raises TypeError or ValueError for bad lengths, RuntimeError for what the op refuses. Shapes at the top of this file.
+    """
+    projected = len(params) // (num_layers * (2 if bidirectional else 1)) % 2
+    kind = "lstm proj" if projected else "lstm packed" if batch_sizes is not None else "lstm"
+    return _run(ops.lstm, kind, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
+                batch_sizes, lengths)
+
+
+def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
+        batch_first=False, *, batch_sizes=None, lengths=None):
+    """A stack of GRU layers. Returns (output, h_n). Errors as in `lstm`; shapes at the top of this file."""
+    return _run(ops.gru, "state", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional,
+                batch_first, batch_sizes, lengths)
+
+
+def rnn(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
+        batch_first=False, nonlinearity="tanh", *, batch_sizes=None, lengths=None):
+    """A stack of RNN layers, `nonlinearity` "tanh" or "relu". Returns (output, h_n). Errors as in `lstm`; ValueError for
+    another nonlinearity. Shapes at the top of this file."""
+    return _run(ops.rnn, "rnn", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional,
+                batch_first, batch_sizes, lengths, _is_relu(nonlinearity))
+
+
+def lstm_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """One LSTM step, as torch.lstm_cell: input [B, I], hx = (h [B, H], c [B, H]) -> (h, c)."""
+    _, h, c = _run_cell(ops.lstm, "state", input, hx, w_ih, w_hh, b_ih, b_hh)
+    return h.squeeze(0), c.squeeze(0)
+
+
+def gru_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """One GRU step, as torch.gru_cell: input [B, I], hx [B, H] -> h [B, H]."""
+    return _run_cell(ops.gru, "state", input, (hx,), w_ih, w_hh, b_ih, b_hh)[1].squeeze(0)
+
+
+def rnn_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
+    """One RNN step, as torch.rnn_tanh_cell or torch.rnn_relu_cell: input [B, I], hx [B, H] -> h [B, H]."""
+    relu = _is_relu(nonlinearity)
+    return _run_cell(ops.rnn, "rnn", input, (hx,), w_ih, w_hh, b_ih, b_hh, relu)[1].squeeze(0)
+
+
+def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
+         batch_sizes, lengths, *extra):
+    if lengths is not None:
+        _check_lengths(lengths, input, batch_first, batch_sizes)
+    args = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths, *extra)
+    if autocast.enabled(input):
+        return autocast.run(lambda *a: stack(op, *a), kind, input, states, params, *args)
+    return stack(op, input, states, params, *args)
+
+
+def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
+    """A cell is a layer of one step."""
+    input, states = input.unsqueeze(0), [s.unsqueeze(0) for s in states]
+    if autocast.enabled(input):
+        args = (b_ih is not None, 1, 0.0, False, False, False, None, None, *extra)
+        weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+        return autocast.run(lambda *a: stack(op, *a), kind, input, states, weights, *args)
+    w = (w_ih, w_hh, b_ih, b_hh, None) if len(states) == 2 else (w_ih, w_hh, b_ih, b_hh)
+    return op(input, *states, *w, *(None,) * len(w), None, None, None, *extra)
+
+
+def _is_relu(nonlinearity):
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return nonlinearity == "relu"
+
+
+def _check_lengths(lengths, input, batch_first, batch_sizes):
+    if batch_sizes is not None:
+        raise ValueError("lengths is for padded input: a packed sequence already has its own")
+    if not isinstance(lengths, torch.Tensor) or lengths.dtype is not torch.int64:
+        got = lengths.dtype if isinstance(lengths, torch.Tensor) else type(lengths).__name__
+        raise TypeError(f"lengths must be a torch.int64 tensor, got {got}")
+    T, B = input.shape[:2][::-1] if batch_first else input.shape[:2]
+    if lengths.shape != (B,):
+        raise ValueError(f"lengths must have shape [{B}], the batch size, got {list(lengths.shape)}")
+    if lengths.device.type not in ("cpu", input.device.type):
+        raise ValueError(f"lengths must be on the CPU or on input's device {input.device}, got {lengths.device}")
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        return  # reading the values would synchronise, or break the graph; the kernels clamp them
+    if B and not 0 <= lengths.min().item() <= lengths.max().item() <= T:
+        raise ValueError(f"lengths must lie in 0..{T}, the number of steps, got {lengths.tolist()}")

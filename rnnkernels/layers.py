@@ -1,0 +1,138 @@
+"""LSTM, GRU and RNN: torch.nn's modules with our forward. Everything else is inherited and stays torch.nn's."""
+
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+from . import functional
+from .extension import DEVICES, DTYPES
+from .support import fits, note_unsupported
+
+__all__ = ["LSTM", "GRU", "RNN"]
+
+
+class _Fused:
+    """The forward that the three layers share; it stands before a torch.nn module among the bases.
+
+    Whatever does not fit the kernels goes to `super().forward`, so that torch.nn refuses it in its own words.
+    """
+
+    def forward(self, input, hx=None, *, lengths=None):
+        """As torch.nn's, and `lengths` (int64 [B], any order) for padded input: see `rnnkernels.functional`.
+
+        Raises torch.nn's own errors; for bad lengths TypeError or ValueError.
+        """
+        x, batch_sizes, order, unorder = input, None, None, None
+        if isinstance(input, PackedSequence):
+            x, batch_sizes, order, unorder = input
+        elif not isinstance(input, torch.Tensor):
+            return super().forward(input, hx)
+        weights = self._read_weights()
+        unbatched = batch_sizes is None and x.dim() == 2
+        batch_dim = 0 if self.batch_first else 1
+        if unbatched:
+            x = x.unsqueeze(batch_dim)
+        batch = self._batch(x, batch_sizes)
+        states = None if batch is None else self._states(x, batch, hx, unbatched)
+        if states is None or not fits(x, (*states, *weights)):
+            return self._decline(input, hx, lengths)
+        if order is not None and hx is not None:
+            states = [s.index_select(1, order) for s in states]
+
+        out, *last = self._run(x, states, weights, batch_sizes, lengths)
+
+        if unbatched:
+            out, last = out.squeeze(batch_dim), [s.squeeze(1) for s in last]
+        if batch_sizes is not None:
+            out = PackedSequence(out, batch_sizes, order, unorder)
+            if unorder is not None:
+                last = [s.index_select(1, unorder) for s in last]
+        return out, (last[0] if len(last) == 1 else tuple(last))
+
+    def _read_weights(self):
+        """The weights as they are now: weight_norm, parametrize and functional_call replace them between calls."""
+        parameters, names = self._parameters, self._flat_weights_names
+        try:
+            return [parameters[name] for name in names]  # ten times faster than Module.__getattr__
+        except KeyError:
+            return [getattr(self, name) for name in names]
+
+    def _batch(self, x, batch_sizes):
+        """B, or None where x is not an input for this module."""
+        shape = x.shape
+        if not shape or shape[-1] != self.input_size:
+            return None
+        if batch_sizes is not None:
+            return int(batch_sizes[0]) if len(shape) == 2 and len(batch_sizes) else None
+        if len(shape) != 3:
+            return None
+        steps, batch = (1, 0) if self.batch_first else (0, 1)
+        return shape[batch] if shape[steps] else None
+
+    def _states(self, x, batch, hx, unbatched):
+        """hx as a sequence of [L*D, B, *], zeros when not given; None where torch.nn would refuse it."""
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        widths = self._state_widths()
+        if hx is None:
+            zeros = torch.zeros(rows, batch, widths[0], dtype=x.dtype, device=x.device)
+            if len(widths) == 1:
+                return [zeros]
+            same = widths[0] == widths[1]  # only read, so one tensor serves twice
+            return [zeros, zeros if same else zeros.new_zeros(rows, batch, widths[1])]
+        if len(widths) == 1:
+            hx = (hx,)
+        elif not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            return None
+        for s, width in zip(hx, widths):
+            if not isinstance(s, torch.Tensor) or s.shape != ((rows, width) if unbatched else (rows, batch, width)):
+                return None
+        return [s.unsqueeze(1) for s in hx] if unbatched else hx
+
+    def _decline(self, input, hx, lengths):
+        """A call the kernels do not take: unsupported (told once), or wrong (torch.nn raises)."""
+        note_unsupported(input.data if isinstance(input, PackedSequence) else input)
+        result = super().forward(input, hx)
+        if lengths is not None:  # valid for torch.nn, which has no lengths
+            raise ValueError(f"lengths needs one of {', '.join(sorted(map(str, DTYPES)))} on {', '.join(sorted(DEVICES))}, "
+                             f"got {input.dtype} on {input.device.type}")
+        return result
+
+    def _flags(self):
+        return self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first
+
+
+class LSTM(_Fused, torch.nn.LSTM):
+    """torch.nn.LSTM, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr."""
+
+    __module__ = "rnnkernels"  # pickles name the public path, not this file
+
+    def _state_widths(self):
+        return (self.proj_size or self.hidden_size), self.hidden_size
+
+    def _run(self, x, states, weights, batch_sizes, lengths):
+        return functional.lstm(x, states, weights, *self._flags(), batch_sizes=batch_sizes, lengths=lengths)
+
+
+class GRU(_Fused, torch.nn.GRU):
+    """torch.nn.GRU, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr."""
+
+    __module__ = "rnnkernels"
+
+    def _state_widths(self):
+        return (self.hidden_size,)
+
+    def _run(self, x, states, weights, batch_sizes, lengths):
+        return functional.gru(x, states[0], weights, *self._flags(), batch_sizes=batch_sizes, lengths=lengths)
+
+
+class RNN(_Fused, torch.nn.RNN):
+    """torch.nn.RNN, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr."""
+
+    __module__ = "rnnkernels"
+
+    def _state_widths(self):
+        return (self.hidden_size,)
+
+    def _run(self, x, states, weights, batch_sizes, lengths):
+        nonlinearity = "relu" if self.mode == "RNN_RELU" else "tanh"
+        return functional.rnn(x, states[0], weights, *self._flags(), nonlinearity,
+                              batch_sizes=batch_sizes, lengths=lengths)

@@ -1,0 +1,153 @@
+"""The truth: one recurrent layer as a short loop of plain PyTorch operations.
+
+Every kernel of this package is compared with this file, double backward differentiates it, and it runs in their place where
+no extension was built. It is written to be read: a cell is its equations, a layer is a loop over time. It works for any
+floating or complex dtype and device, under vmap and forward-mode AD, and can be differentiated any number of times.
+
+`lstm`, `gru` and `rnn` have exactly the signatures of the ops in csrc/torch, so that either can stand for the other:
+
+    x            [T, B, I], any strides; or the data [N, I] of a packed sequence, with batch_sizes
+    h0, c0       [D, B, P], [D, B, H]; D = 2 when the weights of the reverse direction (names ending in _r) are given
+    w_ih, w_hh   [G*H, I], [G*H, P]; gates stacked in torch.nn's order: LSTM i f g o, GRU r z n
+    b_ih, b_hh   [G*H] or None
+    w_hr         [P, H] or None: projection of an LSTM's h; without it P = H
+    batch_sizes  int64 [T] on the CPU, non-increasing: the rows still running at each step of a packed sequence
+    lengths      int64 [B], any order, each in 0..T: the real steps of each row. What lies beyond is never read
+    reset        reserved, must be None
+
+    out          [T, B, D*P] (zero past a row's length) or packed [N, D*P]
+    h_n, c_n     [D, B, P], [D, B, H]: each row's state after its own last step
+
+Equations: torch.nn.LSTM, GRU and RNN; the projection is that of Sak et al. 2014 (arXiv:1402.1128).
+"""
+
+import functools
+
+import torch
+from torch.nn.functional import linear
+
+__all__ = ["lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
+
+
+def lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr=None):
+    i, f, g, o = (linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)).chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return h if w_hr is None else linear(h, w_hr), c
+
+
+def gru_step(x, h, w_ih, w_hh, b_ih, b_hh):
+    r_x, z_x, n_x = linear(x, w_ih, b_ih).chunk(3, -1)
+    r_h, z_h, n_h = linear(h, w_hh, b_hh).chunk(3, -1)
+    r = (r_x + r_h).sigmoid()
+    z = (z_x + z_h).sigmoid()
+    n = (n_x + r * n_h).tanh()
+    return ((1 - z) * n + z * h,)
+
+
+def rnn_step(x, h, w_ih, w_hh, b_ih, b_hh, relu=False):
+    a = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)
+    return (a.relu() if relu else a.tanh(),)
+
+
+def _in_float32(fn):
+    """Computes a bf16 or f16 call in f32, as the kernels do: only arguments and results are rounded."""
+
+    @functools.wraps(fn)
+    def wrapper(x, *args, **kwargs):
+        if x.dtype not in (torch.bfloat16, torch.float16):
+            return fn(x, *args, **kwargs)
+        widen = lambda a: a.float() if torch.is_tensor(a) and a.is_floating_point() else a
+        result = fn(x.float(), *map(widen, args), **kwargs)
+        return tuple(r.to(x.dtype) for r in result)
+
+    return wrapper
+
+
+@_in_float32
+def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r,
+         batch_sizes, lengths, reset):
+    """One LSTM layer, both directions; returns (out, h_n, c_n). Shapes at the top of this file."""
+    step = lambda x, h, c: lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
+    step_r = lambda x, h, c: lstm_step(x, h, c, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r)
+    return _layer(step, step_r if w_ih_r is not None else None, x, (h0, c0), batch_sizes, lengths, reset)
+
+
+@_in_float32
+def gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset):
+    """One GRU layer, both directions; returns (out, h_n). Shapes at the top of this file."""
+    step = lambda x, h: gru_step(x, h, w_ih, w_hh, b_ih, b_hh)
+    step_r = lambda x, h: gru_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r)
+    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), batch_sizes, lengths, reset)
+
+
+@_in_float32
+def rnn(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset, relu):
+    """One RNN layer with tanh, or with relu, both directions; returns (out, h_n). Shapes at the top of this file."""
+    step = lambda x, h: rnn_step(x, h, w_ih, w_hh, b_ih, b_hh, relu)
+    step_r = lambda x, h: rnn_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r, relu)
+    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), batch_sizes, lengths, reset)
+
+
+def lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """One LSTM step. x [B, I], hx = (h [B, H], c [B, H]); returns the next (h, c)."""
+    return _in_float32(lstm_step)(x, *hx, w_ih, w_hh, b_ih, b_hh)
+
+
+def gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """One GRU step. x [B, I], hx [B, H]; returns the next h."""
+    return _in_float32(gru_step)(x, hx, w_ih, w_hh, b_ih, b_hh)[0]
+
+
+def rnn_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None, relu=False):
+    """One RNN step. x [B, I], hx [B, H]; returns the next h."""
+    return _in_float32(rnn_step)(x, hx, w_ih, w_hh, b_ih, b_hh, relu)[0]
+
+
+def _layer(step, step_r, x, states, batch_sizes, lengths, reset):
+    if reset is not None:
+        raise NotImplementedError("rnnkernels: reset is reserved and must be None")
+    tokens = _tokens(x, batch_sizes, lengths)
+    out, last = _direction(step, tokens, [s[0] for s in states], reverse=False)
+    last = [s.unsqueeze(0) for s in last]
+    if step_r is not None:
+        out_r, last_r = _direction(step_r, tokens, [s[1] for s in states], reverse=True)
+        out = [torch.cat(pair, -1) for pair in zip(out, out_r)]
+        last = [torch.cat([s, s_r.unsqueeze(0)]) for s, s_r in zip(last, last_r)]
+    if batch_sizes is not None:
+        out = torch.cat(out)
+    elif lengths is not None:
+        batch = states[0].shape[1]
+        out = torch.stack([o.new_zeros(batch, o.shape[-1]).index_copy(0, rows, o)
+                           for o, (_, rows) in zip(out, tokens)])
+    else:
+        out = torch.stack(out)
+    return out, *last
+
+
+def _tokens(x, batch_sizes, lengths):
+    """Per step the real tokens [n, I] and the indices of their rows (None: all of them).
+
+    Padding is left out here and not masked later: 0 * NaN is NaN, in the outputs and again in the gradients.
+    """
+    if batch_sizes is not None:
+        sizes = batch_sizes.tolist()
+        return [(x_t, torch.arange(n, device=x.device)) for x_t, n in zip(x.split(sizes), sizes)]
+    if lengths is not None:
+        rows = [(lengths > t).nonzero().squeeze(1).to(x.device) for t in range(len(x))]
+        return [(x_t[r], r) for x_t, r in zip(x, rows)]
+    return [(x_t, None) for x_t in x.unbind(0)]
+
+
+def _direction(step, tokens, states, reverse):
+    """Runs `step` over time; a row's state moves only at its own tokens. Returns the h of every step, the last states."""
+    out = []
+    for x_t, rows in reversed(tokens) if reverse else tokens:
+        if rows is None:
+            states = step(x_t, *states)
+            out.append(states[0])
+        else:
+            new = step(x_t, *(s[rows] for s in states))
+            states = [s.index_copy(0, rows, n) for s, n in zip(states, new)]
+            out.append(new[0])
+    return out[::-1] if reverse else out, states

@@ -1,0 +1,27 @@
+"""Which calls the kernels take. The modules hand every other call to torch.nn, which runs it or raises its own error."""
+
+import torch
+
+from . import autocast, fallback
+from .extension import DEVICES, DTYPES
+
+
+def fits(x, others):
+    """Whether the kernels take the tensors `others` (states, weights; None is skipped) together with x."""
+    dtype, device = x.dtype, x.device
+    if dtype not in DTYPES or device.type not in DEVICES or x.layout is not torch.strided:
+        return False
+    mixed = False
+    for t in others:
+        if t is None:
+            continue
+        if t.device != device:
+            return False
+        mixed = mixed or t.dtype is not dtype
+    return not mixed or (autocast.enabled(x) and autocast.mixes({dtype, *(t.dtype for t in others if t is not None)}))
+
+
+def note_unsupported(x):
+    """Tells, once, that x has a device or dtype without kernels. An x that has them was refused as an error: nothing to tell."""
+    if x.device.type not in DEVICES or x.dtype not in DTYPES and (x.is_floating_point() or x.is_complex()):
+        fallback.note(f"no kernel for {x.dtype} on {x.device.type}: torch.nn runs instead")
