@@ -1,0 +1,1 @@
+"""The benchmark of rnnkernels: `python -m bench --help`."""

@@ -1,0 +1,84 @@
+"""python -m bench: times ours against torch.nn and every other installed peer, in one process, interleaved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench import machine, peers, plot, report
+from bench.problem import TOLERANCE, Mismatch
+from bench.shapes import CELLS, MODES, SUITES, Point
+from bench.timing import measure
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split(": ")[1])
+    parser.add_argument("--suite", choices=SUITES, default="default")
+    parser.add_argument("--cell", nargs="+", type=str.upper, choices=CELLS)
+    parser.add_argument("--mode", nargs="+", choices=MODES)
+    parser.add_argument("--steps", nargs="+", type=int, metavar="T", help="only these numbers of time steps")
+    parser.add_argument("--batch", nargs="+", type=int, metavar="B")
+    parser.add_argument("--hidden", nargs="+", type=int, metavar="H")
+    parser.add_argument("--dtype", choices=TOLERANCE, default="float32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for every contender")
+    parser.add_argument("--peers", nargs="+", choices=peers.PEERS, help="default: all that are installed")
+    parser.add_argument("--out", type=Path, help="the JSON; a PNG goes beside it (bench/out/SUITE.json)")
+    parser.add_argument("--check", action="store_true", help="print each bar with its figure; exit 1 if one is missed")
+    args = parser.parse_args(argv)
+    args.peers = args.peers or [name for name in peers.PEERS if peers.installed(name)]
+    args.out = args.out or Path("bench/out") / f"{args.suite}.json"
+    if args.check and "torch" not in args.peers:
+        parser.error("--check compares with torch.nn: --peers must contain torch")
+    return args
+
+
+def selected(args: argparse.Namespace) -> list[Point]:
+    """The suite's points that pass the filters."""
+    filters = {"cell": args.cell, "mode": args.mode, "T": args.steps, "B": args.batch, "H": args.hidden}
+    wanted = lambda point: all(not allowed or getattr(point, key) in allowed for key, allowed in filters.items())
+    return [replace(point, dtype=args.dtype) for point in SUITES[args.suite].points if wanted(point)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    torch.set_num_threads(args.threads)
+    points, bar = selected(args), SUITES[args.suite].bar
+    if not points:
+        sys.exit("no point of this suite passes the filters")
+    contenders = peers.load(args.peers)
+    run = {"suite": args.suite, "machine": machine.describe(args.threads, args.peers), "points": []}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(machine.line(run["machine"]), f"rnnkernels {run['machine']['rnnkernels']}", "", sep="\n")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(points))
+        for point in points:
+            note = lambda text: progress.update(task, description=f"{point}: {text}")
+            try:
+                run["points"].append(measure(point, contenders, args.threads, bar(point), note))
+            except Mismatch as wrong:
+                sys.exit(str(wrong))
+            console.print(report.line(run["points"][-1]))
+            progress.advance(task)
+            args.out.write_text(json.dumps(run, indent=1) + "\n")  # after every point: an aborted run keeps its figures
+
+    console.print("", report.table(run))
+    plot.draw(run, args.out.with_suffix(".png"))
+    console.print(f"wrote {args.out} and {args.out.with_suffix('.png')}")
+    if not args.check:
+        return 0
+    console.print("", *report.verdicts(run), sep="\n")
+    return int(any(report.verdict(result) == "FAIL" for result in run["points"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What the figures were measured with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import rnnkernels
+import torch
+
+
+def describe(threads: int, peers: tuple[str, ...]) -> dict:
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": threads,
+        "peers": list(peers),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in peers} | {"torch": torch.__version__},
+        "rnnkernels": rnnkernels.info(),
+        "commit": commit(),
+    }
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The revision measured, if this is a checkout; `-dirty` tells that it was not exactly that."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def line(machine: dict) -> str:
+    """One line for the table's head."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads on {machine['cores']} cores; {versions}"

@@ -1,0 +1,118 @@
+"""Timing contenders against each other, fairly."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from statistics import quantiles
+
+import torch
+
+from bench.peers import OURS, torch as torch_nn
+from bench.problem import Problem, arrays, check, draw
+from bench.shapes import Point
+
+BATCH_SECONDS = 0.03  # a turn is a batch of calls this long ...
+BATCH_CALLS = 3  # ... or this many calls, where one call takes longer
+ROUNDS = 11
+ROUNDS_AT_LEAST, POINT_SECONDS = 5, 6.0  # slow points stop early
+CLOSE = 1.1  # a ratio within this factor of its bar is measured again
+FRESH = 3  # sets of tensors such a point gets in all
+
+
+def measure(point: Point, contenders: dict, threads: int, bar: float | None, note: Callable = print) -> dict:
+    """Check and time every contender that supports `point`; the result goes into the JSON as it is.
+
+    A point close to its bar is not judged on one set of tensors: where memory happens to lie is worth some percent.
+    """
+    rounds: list[dict[str, float]] = []
+    errors: dict[str, float] = {}
+    for seed in range(FRESH):
+        problem = draw(point, threads, seed)
+        note("checking")
+        with evaluation(point):
+            calls = prepare(problem, contenders, errors)
+            note("timing" if seed == 0 else f"close to its bar: fresh tensors, set {seed + 1}")
+            rounds += interleave(calls)
+        result = {**vars(point), "bar": bar, "tensor_sets": seed + 1, "errors": errors, **summary(rounds)}
+        ratio = result["ratios"].get("torch", {}).get("median")
+        if bar is None or ratio is None or not bar / CLOSE <= ratio <= bar * CLOSE:
+            break
+    return result
+
+
+@contextmanager
+def evaluation(point: Point):
+    """inference_mode except in training, and no garbage collector in the middle of a turn."""
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.inference_mode(point.mode != "train"):
+            yield
+    finally:
+        gc.enable()
+
+
+def prepare(problem: Problem, contenders: dict, errors: dict[str, float]) -> dict[str, Callable]:
+    """A checked `call` for each contender that supports the point; its error is kept in `errors`."""
+    truth = arrays(torch_nn.prepare(problem.double())())
+    calls = {}
+    for name, contender in contenders.items():
+        if contender.supports(problem.point):
+            calls[name] = contender.prepare(problem)
+            errors[name] = max(errors.get(name, 0.0), check(name, problem.point, calls[name](), truth))
+    return calls
+
+
+def interleave(calls: dict[str, Callable]) -> list[dict[str, float]]:
+    """Seconds a call, for each round and contender. All contenders meet the machine's moods together."""
+    batch = {}
+    for name, call in calls.items():
+        take_turn(call, 1)
+        batch[name] = max(BATCH_CALLS, round(BATCH_SECONDS / take_turn(call, BATCH_CALLS)))
+
+    rounds, names, start = [], list(calls), time.perf_counter()
+    while len(rounds) < ROUNDS_AT_LEAST or (len(rounds) < ROUNDS and time.perf_counter() - start < POINT_SECONDS):
+        first = len(rounds) % len(names)
+        rounds.append({name: take_turn(calls[name], batch[name]) for name in names[first:] + names[:first]})
+    return rounds
+
+
+def take_turn(call: Callable, times: int) -> float:
+    """Seconds a call, once the previous contender is off the machine and this one's own workers are awake."""
+    park()
+    call()
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def park(limit: float = 0.2):
+    """Wait for the last contender's idle workers, which spin for work and would slow whoever comes next.
+
+    OpenMP's give up after 2 ms, onnxruntime's after 40 ms: so sleep until this process burns no CPU time at all.
+    """
+    deadline = time.perf_counter() + limit
+    while time.perf_counter() < deadline:
+        burnt = time.process_time()
+        time.sleep(0.002)
+        if time.process_time() - burnt < 0.0004:
+            return
+
+
+def summary(rounds: list[dict[str, float]]) -> dict:
+    """Times and ratios. A ratio is peer / ours within one round, so whatever slows a whole round cancels."""
+    seconds = {name: [r[name] for r in rounds] for name in rounds[0]}
+    ratios = {name: [r[name] / r[OURS] for r in rounds] for name in seconds if name != OURS}
+    return {
+        "seconds": {name: {**spread(values), "rounds": values} for name, values in seconds.items()},
+        "ratios": {name: spread(values) for name, values in ratios.items()},
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "q1": low, "q3": high}
