@@ -54,13 +54,14 @@ def order(result: dict) -> tuple:
 
 def panel(axis, results: list[dict]):
     """Points by batch, then by H; median and quartiles; the bar as a tick."""
-    axis.set_title(kind(results[0]), fontsize=10, fontweight="bold")
+    axis.set_title(kind(results[0]).replace("packed ", "packed\n"), fontsize=10, fontweight="bold")
     axis.axhline(1, color="black", linewidth=1)
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}x"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(y=0.12)  # room for the B= labels
     axis.set_xlim(-0.8, len(results) - 0.2)
     axis.set_xticks(range(len(results)), [str(r["H"]) for r in results], fontsize=8)
     axis.set_xlabel("H", fontsize=8)

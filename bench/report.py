@@ -49,8 +49,12 @@ def times(ratio: dict) -> str:
     return f"{ratio['median']:.2f}x"
 
 
+def shape(result: dict) -> str:
+    return f"T{result['T']:<3} B{result['B']:<3} H{result['H']:<4}"
+
+
 def title(result: dict) -> str:
-    return f"{kind(result):19} T{result['T']:<3} B{result['B']:<3} H{result['H']:<4}"
+    return f"{kind(result):19} {shape(result)}"
 
 
 def line(result: dict) -> str:
@@ -66,22 +70,24 @@ def table(run: dict) -> Table:
         title=machine.line(run["machine"]),
         caption="time a call: median and half the distance between its quartiles; ratio = peer / ours",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    for heading in ("", "T", "B", "H", OURS, *peers, "bar"):
+    for heading in ("", OURS, *peers, "bar"):
         out.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for what, results in groupby(run["points"], kind):
+        out.add_row(f"[bold]{what}[/]")
         for result in results:
-            shape = (str(result[letter]) for letter in "TBH")
-            cells = (ratio_cell(result, name) for name in peers)
-            out.add_row(what, *shape, time_cell(result, OURS), *cells, bar_cell(result))
-            what = ""
+            cells = [ratio_cell(result, name) for name in peers]
+            out.add_row(shape(result), time_cell(result, OURS), *cells, bar_cell(result))
         out.add_section()
     return out
 
 
 def time_cell(result: dict, name: str) -> str:
     seconds = result["seconds"][name]
-    return f"{duration(seconds['median'])} [dim]±{(seconds['q3'] - seconds['q1']) / 2 / seconds['median']:<4.0%}[/]"
+    off = f"±{(seconds['q3'] - seconds['q1']) / 2 / seconds['median']:.0%}"
+    return f"{duration(seconds['median'])} [dim]{off:<3}[/]"
 
 
 def ratio_cell(result: dict, name: str) -> str:
@@ -89,7 +95,7 @@ def ratio_cell(result: dict, name: str) -> str:
         return ""
     ratio = result["ratios"][name]
     colour = "red" if ratio["median"] < TIE else "green"
-    return f"{time_cell(result, name)} [{colour}]{times(ratio):>6}[/]"
+    return f"{time_cell(result, name)} [{colour}]{times(ratio):>5}[/]"
 
 
 def bar_cell(result: dict) -> str:
