@@ -73,8 +73,9 @@ def table(run: dict) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for heading in ("", OURS, *peers, "bar"):
-        out.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    out.add_column(max_width=14)
+    for heading in (OURS, *peers, "bar"):
+        out.add_column(heading, justify="right", no_wrap=True)
     for what, results in groupby(run["points"], kind):
         out.add_row(f"[bold]{what}[/]")
         for result in results:
