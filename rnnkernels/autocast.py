@@ -14,6 +14,8 @@ f64 is left alone, as autocast leaves it.
 
 import torch
 
+from .extension import DTYPES
+
 
 def enabled(x):
     """Whether a call on x is under autocast."""
@@ -22,7 +24,7 @@ def enabled(x):
 
 def mixes(dtypes):
     """Whether torch.nn accepts these dtypes together under autocast."""
-    return torch.float64 not in dtypes or len(dtypes) == 1
+    return torch.float64 not in dtypes and dtypes <= DTYPES
 
 
 def run(fn, kind, x, states, weights, *args):
@@ -35,7 +37,7 @@ def run(fn, kind, x, states, weights, *args):
         low = state
     dtype = state if kind in ("state", "lstm packed") else low
     with torch.autocast(x.device.type, enabled=False):  # the reference is made of ops that autocast would cast again
-        result = fn(x.to(dtype), [s.to(dtype) for s in states], [w if w is None else w.to(dtype) for w in weights], *args)
+        result = fn(x.to(dtype), [s.to(dtype) for s in states], [w.to(dtype) for w in weights], *args)
     if kind == "lstm proj":
         return *result[:2], result[2].to(state)
     return result

@@ -65,6 +65,7 @@ def _register_double_backward(name, n_cotangents):
         tensors, ctx.rest = inputs[: n_cotangents + n], inputs[n_cotangents + n : n_cotangents + n_arguments]
         ctx.needs, ctx.n_inputs = inputs[-1], len(inputs)
         ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
 
     def backward(ctx, *d_gradients):
         cotangents, inputs = ctx.saved_tensors[:n_cotangents], ctx.saved_tensors[n_cotangents:]
@@ -78,6 +79,8 @@ def _register_double_backward(name, n_cotangents):
             first = torch.autograd.grad([r for r, _ in seeded], [inputs[k] for k in wanted], [c for _, c in seeded],
                                         create_graph=True, allow_unused=True)
             pairs = [(g, d_gradients[k]) for k, g in zip(wanted, first) if g is not None and d_gradients[k] is not None]
+            if not pairs:
+                return (None,) * ctx.n_inputs
             leaves = [t for t in cotangents + inputs if t is not None]
             second = iter(torch.autograd.grad([g for g, _ in pairs], leaves, [d for _, d in pairs],
                                               create_graph=create_graph, allow_unused=True))

@@ -3,6 +3,9 @@
 `stack` is parametrised by the function that runs one layer, an op or its reference.
 """
 
+from functools import cache
+from operator import itemgetter
+
 import torch
 
 
@@ -21,30 +24,38 @@ def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0,
     """
     directions = 2 if bidirectional else 1
     per_layer = len(weights) // num_layers
-    with_w_hr = len(states) == 2  # only the LSTM's op has the argument
+    arguments = _arguments(per_layer, has_biases, bidirectional, len(states) == 2)
     batch_first = batch_first and batch_sizes is None
     if batch_first:
         x = x.transpose(0, 1)
-    last = []
-    for l in range(num_layers):
-        if l > 0 and train and dropout:
-            x = torch.dropout(x, dropout, True)
-        at = l * directions
-        own = states if num_layers == 1 else [s[at : at + directions] for s in states]
-        w = _layer_arguments(weights[l * per_layer : (l + 1) * per_layer], has_biases, bidirectional, with_w_hr)
-        x, *ends = layer(x, *own, *w, batch_sizes, lengths, None, *extra)
-        last.append(ends)
-    if batch_first:
-        x = x.transpose(0, 1)
-    return x, *(last[0] if num_layers == 1 else map(torch.cat, zip(*last)))
+    if num_layers == 1:
+        x, *last = layer(x, *states, *arguments((*weights, None)), batch_sizes, lengths, None, *extra)
+    else:
+        ends = []
+        for l in range(num_layers):
+            if l > 0 and train and dropout:
+                x = torch.dropout(x, dropout, True)
+            own = (s[l * directions : (l + 1) * directions] for s in states)
+            w = arguments((*weights[l * per_layer : (l + 1) * per_layer], None))
+            x, *last = layer(x, *own, *w, batch_sizes, lengths, None, *extra)
+            ends.append(last)
+        last = map(torch.cat, zip(*ends))
+    return (x.transpose(0, 1) if batch_first else x), *last
 
 
-def _layer_arguments(weights, has_biases, bidirectional, with_w_hr):
-    """Flat weights of one layer -> the op's weight arguments: None for what is absent."""
-    per_direction = len(weights) // 2 if bidirectional else len(weights)
-    arguments = []
-    for at in range(0, len(weights), per_direction):
-        w = list(weights[at : at + per_direction])
-        w_hr = [w.pop() if len(w) % 2 else None] if with_w_hr else []  # w_ih w_hh [b_ih b_hh] [w_hr]
-        arguments += w + ([] if has_biases else [None, None]) + w_hr
-    return arguments if bidirectional else arguments + [None] * len(arguments)
+@cache
+def _arguments(n, has_biases, bidirectional, with_w_hr):
+    """A function from the n flat weights of one layer, followed by None, to the op's weight arguments.
+
+    Which weight goes where is settled once per layout: a call at T=1 lasts a few microseconds.
+    """
+    absent = n
+    n_direction = n // 2 if bidirectional else n
+    slots = []
+    for first in (0, n_direction) if bidirectional else (0,):
+        w = list(range(first, first + n_direction))  # w_ih w_hh [b_ih b_hh] [w_hr]
+        w_hr = [w.pop() if n_direction % 2 else absent] if with_w_hr else []  # only the LSTM's op has the argument
+        slots += w + ([] if has_biases else [absent, absent]) + w_hr
+    if not bidirectional:
+        slots += [absent] * len(slots)
+    return itemgetter(*slots)
