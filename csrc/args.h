@@ -1,0 +1,98 @@
+// What the torch layer hands to the kernels. Plain pointers, each with its shape; no torch header, no ownership.
+//
+// T steps, B batch, N tokens (rows over all steps, padding not counted), I input, H hidden, P state size (the projection's, or H),
+// D directions, G gates, S saved values per unit, Hp = H rounded up to 16.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace rnnk {
+
+enum class Cell { lstm, gru, rnn_tanh, rnn_relu };
+
+struct Shape {
+  int64_t T, B, N, I, H, P;
+  int D;
+};
+
+constexpr int64_t unit_padding = 16;
+inline int64_t padded_units(int64_t H) { return (H + unit_padding - 1) / unit_padding * unit_padding; }
+
+// Which rows run at which step. Rows are sorted by falling length, so that the first `active[t]` of them run at step t.
+struct Schedule {
+  const int64_t* active;  // [T], non-increasing
+  const int64_t* first;   // [T], index of step t's first token: the sum of active[0..t)
+  const int64_t* slot;    // [T], where step t lies in the caller's tensors, in units of Rows::step_stride
+  const int64_t* order;   // [B], the caller's index of the b-th sorted row
+};
+
+// A caller's [T, B, *] tensor (padded or packed) with contiguous last dimension.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t step_stride, row_stride;  // in elements
+
+  T* at(const Schedule& schedule, int64_t t, int64_t b) const {
+    return data + schedule.slot[t] * step_stride + schedule.order[b] * row_stride;
+  }
+};
+
+template <class T>
+struct Weights {
+  const T* w_ih;  // [G * H, I]
+  const T* w_hh;  // [G * H, P]
+  const T* b_ih;  // [G * H] or null
+  const T* b_hh;  // [G * H] or null
+  const T* w_hr;  // [P, H] or null
+};
+
+template <class T>
+struct ForwardArgs {
+  Cell cell;
+  Shape shape;
+  Schedule schedule;
+  int threads;
+  Weights<T> weights[2];
+  Rows<const T> x;  // [T, B, I]
+  const T* h0;      // [D, B, P]
+  const T* c0;      // [D, B, H], LSTM only
+  Rows<T> out;      // [T, B, D * P], direction d at column d * P
+  T* h_n;           // [D, B, P]
+  T* c_n;           // [D, B, H], LSTM only
+  T* gates;         // [D, N, S, Hp], or null when no backward pass follows
+  T* cells;         // [D, N, Hp], likewise; LSTM only
+};
+
+// Any pointer may be null: that gradient is not wanted.
+template <class T>
+struct WeightGradients {
+  T* w_ih;  // [G * H, I]
+  T* w_hh;  // [G * H, P]
+  T* b_ih;  // [G * H]
+  T* b_hh;  // [G * H]
+  T* w_hr;  // [P, H]
+};
+
+template <class T>
+struct BackwardArgs {
+  Cell cell;
+  Shape shape;
+  Schedule schedule;
+  int threads;
+  Weights<T> weights[2];
+  Rows<const T> x;
+  Rows<const T> out;    // [T, B, D * P]
+  const T* h0;          // [D, B, P]
+  const T* c0;          // [D, B, H]
+  const T* gates;       // [D, N, S, Hp]
+  const T* cells;       // [D, N, Hp]
+  Rows<const T> d_out;  // [T, B, D * P]; data null means zero
+  const T* d_h_n;       // [D, B, P] or null for zero
+  const T* d_c_n;       // [D, B, H] or null for zero
+  Rows<T> d_x;          // [T, B, I]; data null when not wanted; rows of padding are left alone
+  T* d_h0;              // [D, B, P] or null
+  T* d_c0;              // [D, B, H] or null
+  WeightGradients<T> d_weights[2];
+};
+
+}  // namespace rnnk

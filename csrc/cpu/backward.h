@@ -1,0 +1,234 @@
+// Backpropagation through time of one layer, both directions.
+//
+// Per step, last to first: D(h) = d_out + (D(pre-activations) of the step after) W_hh, then the cell's vjp gives this step's
+// D(pre-activations), kept for all tokens in `slots_` as [D, N, slots, Hp]. The columns of D(h) that a thread computes are the
+// units whose vjp it runs, so the team meets once a step (twice with a projection). After the loop everything that needs no
+// recurrence is a large product over all tokens: gradients.h.
+//
+// No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
+
+template <class T, class C>
+class Backward {
+  using V = Vec<T>;
+
+  // What one thread works in.
+  struct Scratch {
+    const T** slot_rows;    // [group_rows] D(pre-activations) of the step processed before
+    const T** state_rows;   // [group_rows] with a projection: D(h) of this step
+    T* d_hidden;            // [group_rows, width] with a projection: D(o * tanh(c))
+  };
+
+  struct Task {
+    int d;
+    int64_t group;
+    int member;
+    Range state_panels, hidden_panels;
+    Barrier& barrier;
+    Scratch s;
+  };
+
+  const BackwardArgs<T>& a_;
+  const Shape s_;
+  const Partition partition_;
+  const int64_t Hp_, group_rows_;
+  const bool projected_;
+  Barriers barriers_;
+  Panels<T> w_hh_[2];    // [slots' gates, P]: D(h) from D(pre-activations)
+  Panels<T> w_hr_[2];    // [P, H]: D(o * tanh(c)) from D(h)
+  T* d_h_[2];            // [B, padded P] D(h) that came back through W_hh, before a row's last step: d_h_n
+  T* d_carry_[2];        // [B, Hp] LSTM: D(c); GRU: D(h) that came past W_hh
+  int64_t d_h_stride_;
+  TokenGradients<T> tokens_;
+  Gradients<T, C> gradients_;
+  void* scratch_;
+  size_t scratch_size_, workspace_;
+
+ public:
+  Backward(const BackwardArgs<T>& args, const Partition& partition, void* workspace)
+      : a_(args),
+        s_(args.shape),
+        partition_(partition),
+        Hp_(padded_units(s_.H)),
+        group_rows_((s_.B + partition.groups - 1) / partition.groups),
+        projected_(args.weights[0].w_hr) {
+    Arena arena(workspace);
+    barriers_.place(arena, partition.teams());
+    for (int d = 0; d < s_.D; ++d) {
+      w_hh_[d] = Panels<T>(C::gates * s_.H, s_.P);
+      w_hh_[d].data = arena.take<T>(w_hh_[d].size());
+      d_h_stride_ = w_hh_[d].padded_columns();
+      d_h_[d] = arena.take<T>(s_.B * d_h_stride_);
+      d_carry_[d] = arena.take<T>(s_.B * Hp_);
+      if (!projected_) continue;
+      w_hr_[d] = Panels<T>(s_.P, s_.H);
+      w_hr_[d].data = arena.take<T>(w_hr_[d].size());
+    }
+    tokens_ = TokenGradients<T>(arena, s_, C::slots, projected_);
+    gradients_ = Gradients<T, C>(args, tokens_, partition.threads, arena);
+    Arena counting(nullptr);
+    scratch(counting);
+    scratch_size_ = (counting.used() + 63) / 64 * 64;
+    scratch_ = arena.take<char>(int64_t(scratch_size_) * partition.threads);
+    workspace_ = arena.used();
+  }
+
+  size_t workspace() const { return workspace_; }
+
+  void operator()(int thread) const {
+    pack(thread);
+    gradients_.pack(thread);
+    barriers_.all->wait(partition_.threads);
+    const int team = thread / partition_.members, member = thread % partition_.members;
+    Arena arena(static_cast<char*>(scratch_) + thread * scratch_size_);
+    Task task{0, 0, member, share(w_hh_[0].count(), partition_.members, member), {}, barriers_.team[team], scratch(arena)};
+    if (projected_) task.hidden_panels = share(w_hr_[0].count(), partition_.members, member);
+    for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
+      task.d = int(i / partition_.groups);
+      task.group = i % partition_.groups;
+      run(task);
+    }
+    barriers_.all->wait(partition_.threads);
+    gradients_(thread);
+  }
+
+ private:
+  Scratch scratch(Arena& arena) const {
+    Scratch s{};
+    s.slot_rows = arena.take<const T*>(group_rows_);
+    if (!projected_) return s;
+    s.state_rows = arena.take<const T*>(group_rows_);
+    s.d_hidden = arena.take<T>(group_rows_ * w_hr_[0].width());
+    return s;
+  }
+
+  void pack(int thread) const {
+    const Range mine = share(s_.D * w_hh_[0].count(), partition_.threads, thread);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const int64_t d = i / w_hh_[0].count(), p = i % w_hh_[0].count();
+      w_hh_[d].pack(p, a_.weights[d].w_hh);
+    }
+    if (!projected_) return;
+    for (int d = 0; d < s_.D; ++d) {
+      const Range hidden = share(w_hr_[d].count(), partition_.threads, thread);
+      for (int64_t p = hidden.begin; p < hidden.end; ++p) w_hr_[d].pack(p, a_.weights[d].w_hr);
+    }
+  }
+
+  int64_t row(const Task& task, int64_t i) const { return task.group + i * partition_.groups; }
+
+  int64_t active_rows(const Task& task, int64_t t) const {
+    return std::max<int64_t>(0, (a_.schedule.active[t] - task.group + partition_.groups - 1) / partition_.groups);
+  }
+
+  void run(Task& task) const {
+    const int64_t rows = start(task);
+    int64_t after = 0;  // rows of the step processed before, which is the later one in the direction's time
+    for (int64_t step = s_.T - 1; step >= 0; --step) {
+      const int64_t t = task.d == 0 ? step : s_.T - 1 - step;
+      const int64_t n = active_rows(task, t);
+      multiply_w_hh(task, after);
+      if (projected_) backward_through_projection(task, t, n);
+      else backward_through_cell(task, t, n);
+      meet(task);
+      for (int64_t i = 0; i < n; ++i) task.s.slot_rows[i] = tokens_.slots(task.d, token(task, t, i));
+      after = n;
+    }
+    multiply_w_hh(task, after);
+    meet(task);
+    finish(task, rows);
+  }
+
+  // Every row at d_h_n and d_c_n, in the columns this member owns. Returns the number of rows.
+  int64_t start(const Task& task) const {
+    const int64_t width = w_hh_[0].width();
+    const Range states{task.state_panels.begin * width, task.state_panels.end * width};
+    const Range units = projected_ ? Range{task.hidden_panels.begin * w_hr_[0].width(), task.hidden_panels.end * w_hr_[0].width()} : states;
+    int64_t rows = 0;
+    for (int64_t b = task.group; b < s_.B; b += partition_.groups, ++rows) {
+      const int64_t source = task.d * s_.B + a_.schedule.order[b];
+      for (int64_t u = states.begin; u < states.end; u += V::lanes)
+        (a_.d_h_n ? load_upto(a_.d_h_n + source * s_.P + u, s_.P - u) : V(0)).store(d_h_[task.d] + b * d_h_stride_ + u);
+      for (int64_t u = units.begin; u < std::min(units.end, s_.H); u += V::lanes)
+        (a_.d_c_n ? load_upto(a_.d_c_n + source * s_.H + u, s_.H - u) : V(0)).store(d_carry_[task.d] + b * Hp_ + u);
+    }
+    return rows;
+  }
+
+  // D(h) of the first n rows from the D(pre-activations) of the step after.
+  void multiply_w_hh(const Task& task, int64_t n) const {
+    const Stretches k = gate_stretches(C::hidden_slots, C::gates, s_.H, Hp_);
+    T* to = d_h_[task.d] + task.group * d_h_stride_;
+    for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p)
+      w_hh_[task.d].multiply(task.s.slot_rows, n, k, p, Target<T>{to, partition_.groups * d_h_stride_, nullptr, 0, d_h_stride_});
+  }
+
+  void backward_through_cell(const Task& task, int64_t t, int64_t n) const {
+    const int64_t width = w_hh_[task.d].width();
+    const Range units{task.state_panels.begin * width, std::min(task.state_panels.end * width, s_.H)};
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t u = units.begin; u < units.end; u += V::lanes) apply_vjp(task, t, i, u, d_state(task, t, i, u));
+  }
+
+  // D(h) = W_hh's part + d_out, of states u .. u + lanes.
+  RNNK_FN V d_state(const Task& task, int64_t t, int64_t i, int64_t u) const {
+    const V d = V::load(d_h_[task.d] + row(task, i) * d_h_stride_ + u);
+    if (!a_.d_out.data) return d;
+    return d + load_upto(a_.d_out.at(a_.schedule, t, row(task, i)) + task.d * s_.P + u, s_.P - u);
+  }
+
+  void backward_through_projection(const Task& task, int64_t t, int64_t n) const {
+    const int64_t state_width = w_hh_[0].width(), width = w_hr_[0].width();
+    for (int64_t i = 0; i < n; ++i) {
+      T* state = tokens_.state(task.d, token(task, t, i));
+      task.s.state_rows[i] = state;
+      const int64_t end = std::min(task.state_panels.end * state_width, s_.P);
+      for (int64_t u = task.state_panels.begin * state_width; u < end; u += V::lanes) d_state(task, t, i, u).store(state + u);
+    }
+    meet(task);
+    for (int64_t p = task.hidden_panels.begin; p < task.hidden_panels.end; ++p) {
+      w_hr_[task.d].multiply(task.s.state_rows, n, whole_row(s_.P), p, Target<T>{task.s.d_hidden, width, nullptr, -p * width, (p + 1) * width});
+      const int64_t end = std::min((p + 1) * width, s_.H);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t u = p * width; u < end; u += V::lanes)
+          apply_vjp(task, t, i, u, V::load(task.s.d_hidden + i * width + u - p * width));
+    }
+  }
+
+  RNNK_FN void apply_vjp(const Task& task, int64_t t, int64_t i, int64_t u, V d_h) const {
+    const int64_t b = row(task, i), at = token(task, t, i), in_direction = task.d * s_.N + at;
+    V saved[C::saved ? C::saved : 1];
+    for (int k = 0; k < C::saved; ++k) saved[k] = V::load(a_.gates + (in_direction * C::saved + k) * Hp_ + u);
+    V state(0), previous(0);
+    if constexpr (C::has_cell_state) {
+      state = V::load(a_.cells + in_direction * Hp_ + u);
+      const int64_t before = step_before(a_, task.d, t, b);
+      previous = before >= 0 ? V::load(a_.cells + (task.d * s_.N + a_.schedule.first[before] + b) * Hp_ + u)
+                             : load_upto(a_.c0 + (task.d * s_.B + a_.schedule.order[b]) * s_.H + u, s_.H - u);
+      if (projected_) C::hidden(saved, state).store(tokens_.hidden(task.d, at) + u);
+    } else if constexpr (C::blends_state) {
+      previous = load_upto(state_before(a_, task.d, t, b) + u, s_.H - u);
+    } else {
+      state = load_upto(a_.out.at(a_.schedule, t, b) + task.d * s_.P + u, s_.H - u);
+    }
+    T* carry = d_carry_[task.d] + b * Hp_ + u;
+    const auto d = C::vjp(saved, state, previous, d_h, V::load(carry));
+    d.carry.store(carry);
+    T* slots = tokens_.slots(task.d, at) + u;
+    for (int k = 0; k < C::slots; ++k) d.slots[k].store(slots + k * Hp_);
+  }
+
+  int64_t token(const Task& task, int64_t t, int64_t i) const { return a_.schedule.first[t] + row(task, i); }
+
+  void finish(const Task& task, int64_t rows) const {
+    for (int64_t i = task.member; i < rows; i += partition_.members) {
+      const int64_t b = row(task, i), to = task.d * s_.B + a_.schedule.order[b];
+      const T* carry = d_carry_[task.d] + b * Hp_;
+      const T* d_h = d_h_[task.d] + b * d_h_stride_;
+      if (a_.d_h0)
+        for (int64_t u = 0; u < s_.P; ++u) a_.d_h0[to * s_.P + u] = C::blends_state ? d_h[u] + carry[u] : d_h[u];
+      if (C::has_cell_state && a_.d_c0) std::copy_n(carry, s_.H, a_.d_c0 + to * s_.H);
+    }
+  }
+
+  void meet(const Task& task) const { task.barrier.wait(partition_.members); }
+};

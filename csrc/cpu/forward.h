@@ -1,0 +1,260 @@
+// The forward time loop of one layer, both directions.
+//
+// A panel of W_ih or W_hh holds a block of units with all their gates, [K][G][units], so that the gates of a unit come out of
+// one product and the cell's equations run on them while they are in the L1. Per chunk of steps: the x products of the chunk
+// (they need no recurrence, so a batch of one still gets full register tiles); then per step, for each panel: h product, cell.
+// A thread computes only its own panels' columns of both, so the team meets once a step (twice with a projection).
+//
+// No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
+
+template <class T, class C>
+class Forward {
+  using V = Vec<T>;
+  static constexpr int registers = C::gates == 1 ? 4 : C::gates;  // of a panel
+  static constexpr int per_gate = registers / C::gates;           // of them, per gate
+  static constexpr int units = per_gate * V::lanes;               // of a panel
+  static constexpr int width = registers * V::lanes;              // columns of a panel
+
+  // What one thread works in.
+  struct Scratch {
+    const T** x_rows;       // [chunk_steps * group_rows]
+    const T** h_rows;       // [group_rows] the state each row has reached
+    const T** hidden_rows;  // [group_rows] with a projection: o * tanh(c)
+    T** out_rows;           // [group_rows] where this step's state goes
+    T** carry_rows;         // [group_rows] LSTM: the c each row has reached
+    T* x_product;           // [chunk_steps * group_rows, own panels * width]
+    T* h_product;           // [group_rows, width]
+  };
+
+  // A direction and every groups-th row, as one member of a team sees it.
+  struct Task {
+    int d;
+    int64_t group;
+    int member;
+    Range panels, state_panels;
+    Barrier& barrier;
+    Scratch s;
+  };
+
+  const ForwardArgs<T>& a_;
+  const Shape s_;
+  const Partition partition_;
+  const int64_t panels_, Hp_, group_rows_, chunk_steps_, x_stride_;
+  const bool projected_;
+  Barriers barriers_;
+  T *w_ih_[2], *w_hh_[2], *bias_[2];
+  T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
+  Panels<T> w_hr_[2];   // with a projection
+  T* hidden_[2];        // [B, Hp], likewise
+  void* scratch_;
+  size_t scratch_size_, workspace_;
+
+ public:
+  Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
+      : a_(args),
+        s_(args.shape),
+        partition_(partition),
+        panels_((s_.H + units - 1) / units),
+        Hp_(padded_units(s_.H)),
+        group_rows_((s_.B + partition.groups - 1) / partition.groups),
+        chunk_steps_(std::max<int64_t>(1, std::min(s_.T, 64 / std::max<int64_t>(1, group_rows_)))),
+        x_stride_((panels_ + partition.members - 1) / partition.members * width),
+        projected_(args.weights[0].w_hr) {
+    Arena arena(workspace);
+    barriers_.place(arena, partition.teams());
+    for (int d = 0; d < s_.D; ++d) {
+      w_ih_[d] = arena.take<T>(panels_ * width * s_.I);
+      w_hh_[d] = arena.take<T>(panels_ * width * s_.P);
+      bias_[d] = arena.take<T>(C::biases * panels_ * units);
+      carry_[d] = C::has_cell_state ? arena.take<T>(s_.B * Hp_) : nullptr;
+      if (!projected_) continue;
+      w_hr_[d] = Panels<T>(s_.H, s_.P);
+      w_hr_[d].data = arena.take<T>(w_hr_[d].size());
+      hidden_[d] = arena.take<T>(s_.B * Hp_);
+    }
+    Arena counting(nullptr);
+    scratch(counting);
+    scratch_size_ = (counting.used() + 63) / 64 * 64;
+    scratch_ = arena.take<char>(int64_t(scratch_size_) * partition.threads);
+    workspace_ = arena.used();
+  }
+
+  size_t workspace() const { return workspace_; }
+
+  void operator()(int thread) const {
+    pack(thread);
+    barriers_.all->wait(partition_.threads);
+    const int team = thread / partition_.members, member = thread % partition_.members;
+    Arena arena(static_cast<char*>(scratch_) + thread * scratch_size_);
+    Task task{0, 0, member, share(panels_, partition_.members, member), {}, barriers_.team[team], scratch(arena)};
+    if (projected_) task.state_panels = share(w_hr_[0].count(), partition_.members, member);
+    for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
+      task.d = int(i / partition_.groups);
+      task.group = i % partition_.groups;
+      run(task);
+    }
+  }
+
+ private:
+  Scratch scratch(Arena& arena) const {
+    const int64_t chunk = chunk_steps_ * group_rows_;
+    return {arena.take<const T*>(chunk),         arena.take<const T*>(group_rows_), arena.take<const T*>(group_rows_),
+            arena.take<T*>(group_rows_),         arena.take<T*>(group_rows_),       arena.take<T>(chunk * x_stride_),
+            arena.take<T>(group_rows_ * width)};
+  }
+
+  // Packing. Thread i takes the i-th share of all panels: with one team these are the ones it will use.
+
+  void pack(int thread) const {
+    const Range mine = share(s_.D * panels_, partition_.threads, thread);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const int d = int(i / panels_);
+      const int64_t p = i % panels_;
+      pack_panel(a_.weights[d].w_ih, s_.I, p, w_ih_[d]);
+      pack_panel(a_.weights[d].w_hh, s_.P, p, w_hh_[d]);
+      pack_bias(a_.weights[d], p, bias_[d]);
+    }
+    if (!projected_) return;
+    for (int d = 0; d < s_.D; ++d) {
+      const Range states = share(w_hr_[d].count(), partition_.threads, thread);
+      for (int64_t p = states.begin; p < states.end; ++p) w_hr_[d].pack_transposed(p, a_.weights[d].w_hr);
+    }
+  }
+
+  void pack_panel(const T* w, int64_t K, int64_t p, T* packed) const {
+    T* panel = packed + p * K * width;
+    for (int column = 0; column < width; column += V::lanes) {
+      const int gate = column / units;
+      const T* rows[V::lanes];
+      for (int l = 0; l < V::lanes; ++l) {
+        const int64_t u = p * units + column % units + l;
+        rows[l] = u < s_.H ? w + (gate * s_.H + u) * K : nullptr;
+      }
+      transpose_rows(rows, K, panel + column, width);
+    }
+  }
+
+  void pack_bias(const Weights<T>& w, int64_t p, T* packed) const {
+    for (int64_t u = p * units; u < (p + 1) * units; ++u) {
+      T b[C::biases];
+      C::merge_biases([&](int g) { return u < s_.H && w.b_ih ? w.b_ih[g * s_.H + u] : T(0); },
+                      [&](int g) { return u < s_.H && w.b_hh ? w.b_hh[g * s_.H + u] : T(0); }, b);
+      for (int k = 0; k < C::biases; ++k) packed[k * panels_ * units + u] = b[k];
+    }
+  }
+
+  // The recurrence.
+
+  int64_t row(const Task& task, int64_t i) const { return task.group + i * partition_.groups; }
+
+  int64_t active_rows(const Task& task, int64_t t) const {
+    return std::max<int64_t>(0, (a_.schedule.active[t] - task.group + partition_.groups - 1) / partition_.groups);
+  }
+
+  int64_t time(const Task& task, int64_t step) const { return task.d == 0 ? step : s_.T - 1 - step; }
+
+  void run(Task& task) const {
+    const int64_t rows = start(task);
+    for (int64_t begin = 0; begin < s_.T; begin += chunk_steps_) {
+      const int64_t end = std::min(s_.T, begin + chunk_steps_);
+      multiply_x(task, begin, end);
+      const T* x_product = task.s.x_product;
+      for (int64_t step = begin; step < end; ++step) {
+        const int64_t t = time(task, step), n = active_rows(task, t);
+        advance(task, t, n, x_product);
+        x_product += n * x_stride_;
+      }
+    }
+    meet(task);
+    finish(task, rows);
+  }
+
+  // Every row at its initial state. Returns the number of rows.
+  int64_t start(Task& task) const {
+    int64_t i = 0;
+    const Range own{task.panels.begin * units, std::min(task.panels.end * units, s_.H)};
+    for (int64_t b = task.group; b < s_.B; b += partition_.groups, ++i) {
+      const int64_t source = task.d * s_.B + a_.schedule.order[b];
+      task.s.h_rows[i] = a_.h0 + source * s_.P;
+      if (projected_) task.s.hidden_rows[i] = hidden_[task.d] + b * Hp_;
+      if (!C::has_cell_state) continue;
+      task.s.carry_rows[i] = carry_[task.d] + b * Hp_;
+      for (int64_t u = own.begin; u < own.end; u += V::lanes)
+        load_upto(a_.c0 + source * s_.H + u, s_.H - u).store(task.s.carry_rows[i] + u);
+    }
+    return i;
+  }
+
+  void multiply_x(const Task& task, int64_t begin, int64_t end) const {
+    int64_t rows = 0;
+    for (int64_t step = begin; step < end; ++step) {
+      const int64_t t = time(task, step), n = active_rows(task, t);
+      for (int64_t i = 0; i < n; ++i) task.s.x_rows[rows++] = a_.x.at(a_.schedule, t, row(task, i));
+    }
+    for (int64_t p = task.panels.begin; p < task.panels.end; ++p)
+      rows_product<registers>(task.s.x_rows, rows, whole_row(s_.I), w_ih_[task.d] + p * s_.I * width,
+                              Target<T>{task.s.x_product, x_stride_, nullptr, (p - task.panels.begin) * width, width});
+  }
+
+  // One step of n rows.
+  void advance(Task& task, int64_t t, int64_t n, const T* x_product) const {
+    Scratch& s = task.s;
+    for (int64_t i = 0; i < n; ++i) s.out_rows[i] = a_.out.at(a_.schedule, t, row(task, i)) + task.d * s_.P;
+    for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
+      rows_product<registers>(s.h_rows, n, whole_row(s_.P), w_hh_[task.d] + p * s_.P * width,
+                              Target<T>{s.h_product, width, nullptr, 0, width});
+      for (int64_t i = 0; i < n; ++i)
+        apply_cell(task, t, p, i, x_product + i * x_stride_ + (p - task.panels.begin) * width, s.h_product + i * width);
+    }
+    meet(task);
+    if (projected_) {
+      for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p)
+        w_hr_[task.d].multiply(s.hidden_rows, n, whole_row(s_.H), p, Target<T>{nullptr, 0, s.out_rows, 0, s_.P});
+      meet(task);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      s.h_rows[i] = s.out_rows[i];
+      if (C::has_cell_state && a_.cells) s.carry_rows[i] = saved_cells(task, t, i);
+    }
+  }
+
+  int64_t token(const Task& task, int64_t t, int64_t i) const { return task.d * s_.N + a_.schedule.first[t] + row(task, i); }
+  T* saved_cells(const Task& task, int64_t t, int64_t i) const { return a_.cells + token(task, t, i) * Hp_; }
+
+  // The units of panel p in row i: products and biases to gates to the new state.
+  RNNK_FN void apply_cell(const Task& task, int64_t t, int64_t p, int64_t i, const T* x_product, const T* h_product) const {
+    for (int block = 0; block < per_gate; ++block) {
+      const int64_t u = p * units + block * V::lanes, left = s_.H - u;
+      if (left <= 0) return;
+      V x[C::gates], h[C::gates], b[C::biases];
+      for (int g = 0; g < C::gates; ++g) {
+        x[g] = V::load(x_product + g * units + block * V::lanes);
+        h[g] = V::load(h_product + g * units + block * V::lanes);
+      }
+      for (int k = 0; k < C::biases; ++k) b[k] = V::load(bias_[task.d] + k * panels_ * units + u);
+      const auto next = C::forward(x, h, b, previous(task, i, u));
+      if (projected_) next.h.store(hidden_[task.d] + row(task, i) * Hp_ + u);
+      else store_upto(next.h, task.s.out_rows[i] + u, left);
+      if (C::has_cell_state) next.carry.store((a_.cells ? saved_cells(task, t, i) : task.s.carry_rows[i]) + u);
+      if (!a_.gates) continue;
+      for (int k = 0; k < C::saved; ++k) next.saved[k].store(a_.gates + (token(task, t, i) * C::saved + k) * Hp_ + u);
+    }
+  }
+
+  // What the cell carries past the recurrent product: c, or h for a cell that blends it in.
+  RNNK_FN V previous(const Task& task, int64_t i, int64_t u) const {
+    if constexpr (C::has_cell_state) return V::load(task.s.carry_rows[i] + u);
+    else if constexpr (C::blends_state) return load_upto(task.s.h_rows[i] + u, s_.H - u);
+    else return V(0);
+  }
+
+  void finish(const Task& task, int64_t rows) const {
+    for (int64_t i = task.member; i < rows; i += partition_.members) {
+      const int64_t to = task.d * s_.B + a_.schedule.order[row(task, i)];
+      std::copy_n(task.s.h_rows[i], s_.P, a_.h_n + to * s_.P);
+      if (C::has_cell_state) std::copy_n(task.s.carry_rows[i], s_.H, a_.c_n + to * s_.H);
+    }
+  }
+
+  void meet(const Task& task) const { task.barrier.wait(partition_.members); }
+};

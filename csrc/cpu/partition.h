@@ -1,0 +1,101 @@
+// Who works on what: ranges, the scratch arena, and the split of a layer over threads.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "args.h"
+#include "cpu/team.h"
+
+namespace rnnk::cpu {
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// The i-th of `parts` even shares of n.
+inline Range share(int64_t n, int64_t parts, int64_t i) { return {n * i / parts, n * (i + 1) / parts}; }
+
+// Hands out pieces of one buffer, 64-byte aligned. With a null base it only counts, so one function both sizes and lays out.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    used_ = (used_ + 63) / 64 * 64;
+    const uintptr_t at = base_ + used_;
+    used_ += size_t(count) * sizeof(T);
+    return base_ ? reinterpret_cast<T*>(at) : nullptr;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  uintptr_t base_;
+  size_t used_ = 0;
+};
+
+// The recurrence of a layer is split into D * groups independent tasks (a direction, and every groups-th row of the sorted batch,
+// so that lengths spread evenly). A team of `members` threads runs one task at a time, each member owning a range of panels and
+// meeting the others once a step; teams of one never wait.
+struct Partition {
+  int threads = 1, members = 1;
+  int64_t groups = 1;
+
+  int teams() const { return threads / members; }
+};
+
+struct StepCost {
+  int64_t T, B, rows_of_weights, K, H;  // rows_of_weights = G * H
+  int D, lanes, element;
+};
+
+// Cycles of a whole layer under a partition, from the three things that bound a step: multiplies, weight bytes, the barrier.
+inline double cycles(const StepCost& cost, const Partition& p) {
+  const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.rows_of_weights) / p.members;
+  const double arithmetic = rows * columns * double(cost.K) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
+  const double bytes = columns * double(cost.K) * cost.element;
+  const double bandwidth = bytes < 24e3 ? 64 : bytes < 800e3 ? 32 : 9;  // L1, L2 and L3 bytes a cycle
+  const double gates = rows * columns * 32 / cost.lanes;
+  const double barrier = p.members > 1 ? 400 : 0;
+  const double step = std::max(arithmetic, bytes / bandwidth) + gates + barrier + 100;
+  const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
+  return rounds * double(cost.T) * step + (p.threads > 1 ? 4000 : 0);
+}
+
+// The cheapest of the splits into equal teams. Every choice gives the same bits.
+inline Partition choose_partition(const StepCost& cost, int threads) {
+  constexpr int64_t most_rows = 96;  // more rows a group would push its x products and states out of the L2
+  Partition best;
+  double least = -1;
+  for (int used : {1, threads}) {
+    for (int members = 1; members <= used; ++members) {
+      if (used % members) continue;
+      const int teams = used / members;
+      Partition p{used, members, std::max<int64_t>(1, (cost.B + most_rows - 1) / most_rows)};
+      while ((cost.D * p.groups) % teams && p.groups < cost.B) ++p.groups;
+      const double c = cycles(cost, p);
+      if (least < 0 || c < least) least = c, best = p;
+    }
+  }
+  return best;
+}
+
+// The barriers of one call, built in its workspace by the calling thread.
+struct Barriers {
+  Barrier* all = nullptr;
+  Barrier* team = nullptr;  // [teams]
+
+  void place(Arena& arena, int teams) {
+    all = arena.take<Barrier>(1);
+    team = arena.take<Barrier>(teams);
+    if (!all) return;
+    new (all) Barrier;
+    for (int i = 0; i < teams; ++i) new (team + i) Barrier;
+  }
+};
+
+}  // namespace rnnk::cpu

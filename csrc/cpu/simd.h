@@ -1,0 +1,142 @@
+// Vec<T>: one register of T (float or double) of the ISA being compiled, RNNK_VECTOR_BYTES wide.
+//
+// Arithmetic is the compiler's vector extension; what it lacks (fused multiply-add, partial loads, a fast reciprocal) is
+// written per ISA below. The build passes -ffp-contract=off, so a product and a sum fuse only where the code says fma: two
+// instantiations of one template must round alike.
+//
+// No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
+
+template <class T>
+struct Vec {
+  static constexpr int lanes = RNNK_VECTOR_BYTES / sizeof(T);
+  typedef T Raw __attribute__((vector_size(RNNK_VECTOR_BYTES)));
+  typedef T Unaligned __attribute__((vector_size(RNNK_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Int Bits __attribute__((vector_size(RNNK_VECTOR_BYTES)));
+  Raw v;
+
+  Vec() = default;
+  RNNK_FN Vec(Raw r) : v(r) {}
+  RNNK_FN explicit Vec(double x) : v(T(x) - Raw{}) {}  // x - 0 keeps -0 and compiles to a broadcast
+
+  RNNK_FN static Vec broadcast(T x) { return Vec(x - Raw{}); }
+  RNNK_FN static Vec load(const T* p) { return Raw(*reinterpret_cast<const Unaligned*>(p)); }
+  RNNK_FN void store(T* p) const { *reinterpret_cast<Unaligned*>(p) = v; }
+  RNNK_FN Bits bits() const { return Bits(v); }
+  RNNK_FN static Vec from(Bits b) { return Vec(Raw(b)); }
+};
+
+template <class V>
+using scalar_of = std::decay_t<decltype(V{}.v[0])>;
+
+template <class T> RNNK_FN Vec<T> operator+(Vec<T> a, Vec<T> b) { return a.v + b.v; }
+template <class T> RNNK_FN Vec<T> operator-(Vec<T> a, Vec<T> b) { return a.v - b.v; }
+template <class T> RNNK_FN Vec<T> operator*(Vec<T> a, Vec<T> b) { return a.v * b.v; }
+template <class T> RNNK_FN Vec<T> operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
+template <class T> RNNK_FN auto operator<(Vec<T> a, Vec<T> b) { return a.v < b.v; }
+
+template <class Mask, class T>
+RNNK_FN Vec<T> select(Mask mask, Vec<T> a, Vec<T> b) { return mask ? a.v : b.v; }
+
+template <class T>
+RNNK_FN typename Vec<T>::Bits sign_bit() {
+  return typename Vec<T>::Bits{} + std::numeric_limits<typename Vec<T>::Int>::min();
+}
+
+template <class T> RNNK_FN Vec<T> abs(Vec<T> a) { return Vec<T>::from(a.bits() & ~sign_bit<T>()); }
+
+template <class T>
+RNNK_FN Vec<T> copysign(Vec<T> magnitude, Vec<T> sign) {
+  return Vec<T>::from((magnitude.bits() & ~sign_bit<T>()) | (sign.bits() & sign_bit<T>()));
+}
+
+// n = x rounded to an integer, power = 2^n, for |x| < 2^20. Adding 1.5 * 2^(mantissa bits) leaves n in the low mantissa bits,
+// from where a shift moves it into the exponent.
+template <class T>
+RNNK_FN void pow2_of_rounded(Vec<T> x, Vec<T>& n, Vec<T>& power) {
+  constexpr int mantissa = std::numeric_limits<T>::digits - 1;
+  constexpr int bias = std::numeric_limits<T>::max_exponent - 1;
+  const Vec<T> magic(1.5 * double(int64_t(1) << mantissa));
+  const Vec<T> shifted = x + magic;
+  n = shifted - magic;
+  power = Vec<T>::from((shifted.bits() + bias) << mantissa);
+}
+
+#if RNNK_VECTOR_BYTES == 64
+
+RNNK_FN Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return Vec<float>::Raw(_mm512_fmadd_ps(a.v, b.v, c.v)); }
+RNNK_FN Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return Vec<double>::Raw(_mm512_fmadd_pd(a.v, b.v, c.v)); }
+
+// 14 bits from the table, doubled by one Newton step: below 1 ulp, and a third of the cost of a division.
+RNNK_FN Vec<float> recip(Vec<float> a) {
+  const Vec<float> y = Vec<float>::Raw(_mm512_rcp14_ps(a.v));
+  return fma(fma(Vec<float>(0) - a, y, Vec<float>(1)), y, y);
+}
+RNNK_FN Vec<double> recip(Vec<double> a) { return Vec<double>(1) / a; }
+
+// The first n lanes; the others read as zero and are not written.
+RNNK_FN Vec<float> load_first(const float* p, int64_t n) { return Vec<float>::Raw(_mm512_maskz_loadu_ps((1u << n) - 1, p)); }
+RNNK_FN Vec<double> load_first(const double* p, int64_t n) { return Vec<double>::Raw(_mm512_maskz_loadu_pd((1u << n) - 1, p)); }
+RNNK_FN void store_first(Vec<float> a, float* p, int64_t n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, a.v); }
+RNNK_FN void store_first(Vec<double> a, double* p, int64_t n) { _mm512_mask_storeu_pd(p, (1u << n) - 1, a.v); }
+
+#else
+
+#if RNNK_VECTOR_BYTES == 32
+RNNK_FN Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return Vec<float>::Raw(_mm256_fmadd_ps(a.v, b.v, c.v)); }
+RNNK_FN Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return Vec<double>::Raw(_mm256_fmadd_pd(a.v, b.v, c.v)); }
+#else
+template <class T> RNNK_FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return a.v * b.v + c.v; }
+#endif
+
+template <class T> RNNK_FN Vec<T> recip(Vec<T> a) { return Vec<T>(1) / a; }
+
+// The first n lanes; the others read as zero and are not written.
+template <class T>
+RNNK_FN Vec<T> load_first(const T* p, int64_t n) {
+  Vec<T> a(0);
+  for (int64_t lane = 0; lane < n; ++lane) a.v[lane] = p[lane];
+  return a;
+}
+template <class T>
+RNNK_FN void store_first(Vec<T> a, T* p, int64_t n) {
+  for (int64_t lane = 0; lane < n; ++lane) p[lane] = a.v[lane];
+}
+
+#endif
+
+// n >= lanes means all of them.
+template <class T>
+RNNK_FN Vec<T> load_upto(const T* p, int64_t n) { return n >= Vec<T>::lanes ? Vec<T>::load(p) : n <= 0 ? Vec<T>(0) : load_first(p, n); }
+template <class T>
+RNNK_FN void store_upto(Vec<T> a, T* p, int64_t n) {
+  if (n >= Vec<T>::lanes) a.store(p);
+  else if (n > 0) store_first(a, p, n);
+}
+
+// The two halves of a0 b0 a1 b1 ...
+template <class T, bool high>
+RNNK_FN Vec<T> interleave(Vec<T> a, Vec<T> b) {
+  constexpr int n = Vec<T>::lanes;
+  typename Vec<T>::Bits pick;
+#pragma GCC unroll 16
+  for (int l = 0; l < n; ++l) pick[l] = l / 2 + (high ? n / 2 : 0) + (l % 2 ? n : 0);
+  return Vec<T>(typename Vec<T>::Raw(__builtin_shuffle(a.v, b.v, pick)));
+}
+
+// A lanes x lanes block: log2(lanes) perfect shuffles of its rows.
+template <class T>
+RNNK_FN void transpose(Vec<T> (&block)[Vec<T>::lanes]) {
+  constexpr int n = Vec<T>::lanes;
+#pragma GCC unroll 4
+  for (int stage = 1; stage < n; stage *= 2) {
+    Vec<T> next[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave<T, false>(block[i], block[i + n / 2]);
+      next[2 * i + 1] = interleave<T, true>(block[i], block[i + n / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) block[i] = next[i];
+  }
+}

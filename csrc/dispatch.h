@@ -1,0 +1,17 @@
+// A run-time value becomes a template parameter here and nowhere else.
+#pragma once
+#include <type_traits>
+#include <utility>
+
+namespace rnnk {
+
+// Calls f(std::integral_constant<int, value>{}) for 1 <= value <= largest.
+template <int largest, class F>
+inline void with_constant(int value, F&& f) {
+  if constexpr (largest > 1) {
+    if (value < largest) return with_constant<largest - 1>(value, std::forward<F>(f));
+  }
+  f(std::integral_constant<int, largest>{});
+}
+
+}  // namespace rnnk

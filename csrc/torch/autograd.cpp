@@ -1,0 +1,116 @@
+// The layer ops under autograd: a C++ autograd::Function over the *_train and *_bwd ops, so that eager mode pays microseconds and
+// torch.compile traces straight through to the ops. Differentiating a gradient again goes through the *_bwd ops' own autograd
+// (rnnkernels/autograd.py).
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "torch/ops.h"
+
+namespace rnnk {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+class LayerFunction : public torch::autograd::Function<LayerFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, int64_t cell, const Tensor& x, const Tensor& h0, Optional c0, const Tensor& w_ih,
+                               const Tensor& w_hh, Optional b_ih, Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r,
+                               Optional b_ih_r, Optional b_hh_r, Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset) {
+    Layer layer = LstmOp::layer(x, h0, or_undefined(c0), w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, batch_sizes,
+                                lengths, reset);
+    layer.cell = Cell(cell);
+    at::AutoDispatchBelowADInplaceOrView below;
+    const LayerOutputs o = call_train_op(layer);
+
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["cell"] = cell;
+    variable_list saved(layer.arguments.begin(), layer.arguments.end());
+    for (const Tensor& t : {layer.batch_sizes, layer.lengths, layer.reset, o.out, o.gates, o.cells}) saved.push_back(t);
+    ctx->save_for_backward(std::move(saved));
+    variable_list outputs{o.out, o.h_n};
+    if (o.c_n.defined()) outputs.push_back(o.c_n);
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& cotangents) {
+    const variable_list saved = ctx->get_saved_variables();
+    Layer layer{Cell(ctx->saved_data["cell"].toInt()), {}, saved[argument_count], saved[argument_count + 1], saved[argument_count + 2]};
+    std::copy_n(saved.begin(), argument_count, layer.arguments.begin());
+    const Tensor &out = saved[argument_count + 3], &gates = saved[argument_count + 4], &cells = saved[argument_count + 5];
+    const Tensor d_c_n = cotangents.size() > 2 ? cotangents[2] : Tensor();
+
+    const auto d = [&] {
+      const int64_t needs = wanted(ctx, layer);
+      if (at::GradMode::is_enabled()) return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
+      at::AutoDispatchBelowADInplaceOrView below;  // spares the Python autograd of the *_bwd ops
+      return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
+    }();
+    variable_list gradients(1 + argument_count + 3);  // after `cell`, before batch_sizes, lengths and reset
+    std::copy(d.begin(), d.end(), gradients.begin() + 1);
+    return gradients;
+  }
+
+ private:
+  // The context counts edges, one for each tensor that was given.
+  static int64_t wanted(AutogradContext* ctx, const Layer& layer) {
+    int64_t needs = 0;
+    size_t edge = 0;
+    for (int k = 0; k < argument_count; ++k)
+      if (layer[k].defined() && ctx->needs_input_grad(edge++)) needs |= int64_t(1) << k;
+    return needs;
+  }
+};
+
+bool requires_grad(const Layer& layer) {
+  if (!at::GradMode::is_enabled()) return false;
+  return std::any_of(layer.arguments.begin(), layer.arguments.end(), [](const Tensor& t) { return t.defined() && t.requires_grad(); });
+}
+
+template <class Op, class Signature = typename Op::Signature>
+struct AutogradKernel;
+template <class Op, class R, class... Args>
+struct AutogradKernel<Op, R(Args...)> {
+  static R call(Args... args) { return op_outputs<Op>(differentiable_layer(Op::layer(args...))); }
+};
+
+}  // namespace
+
+LayerOutputs differentiable_layer(const Layer& l) {
+  if (!requires_grad(l)) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return call_op(l);
+  }
+  if (is_reduced(l[X])) return layer_in_float32(l);
+  const variable_list o = LayerFunction::apply(
+      int64_t(l.cell), l[X], l[H0], or_none(l[C0]), l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]),
+      or_none(l[W_IH_R]), or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l.batch_sizes),
+      or_none(l.lengths), or_none(l.reset));
+  return {o[0], o[1], o.size() > 2 ? o[2] : Tensor(), {}, {}};
+}
+
+// bfloat16 and float16: the whole layer runs in float32, so that only the outputs are rounded.
+LayerOutputs layer_in_float32(const Layer& layer) {
+  const at::ScalarType reduced = layer[X].scalar_type();
+  Layer wide = layer;
+  for (Tensor& t : wide.arguments) {
+    if (!t.defined()) continue;
+    TORCH_CHECK(t.scalar_type() == reduced, "rnnkernels: expected all tensors of one dtype, got ", t.scalar_type(), " and ", reduced);
+    t = t.to(at::kFloat);
+  }
+  LayerOutputs o = call_op(wide);
+  for (Tensor* t : {&o.out, &o.h_n, &o.c_n})
+    if (t->defined()) *t = t->to(reduced);
+  return o;
+}
+
+TORCH_LIBRARY_IMPL(rnnkernels, Autograd, m) {
+  m.impl("lstm", &AutogradKernel<LstmOp>::call);
+  m.impl("gru", &AutogradKernel<GruOp>::call);
+  m.impl("rnn", &AutogradKernel<RnnOp>::call);
+}
+
+}  // namespace rnnk

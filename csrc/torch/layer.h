@@ -1,0 +1,45 @@
+// One recurrent layer on tensors: what the ops of all cells have in common. Shapes as in args.h.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "args.h"
+
+namespace rnnk {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// The differentiable arguments of an LSTM layer, in the ops' order. GRU and RNN layers have no c0 and no w_hr.
+enum Argument { X, H0, C0, W_IH, W_HH, B_IH, B_HH, W_HR, W_IH_R, W_HH_R, B_IH_R, B_HH_R, W_HR_R };
+constexpr int argument_count = 13;
+constexpr int direction_stride = W_IH_R - W_IH;
+constexpr std::array<int, argument_count> lstm_arguments{X, H0, C0, W_IH, W_HH, B_IH, B_HH, W_HR, W_IH_R, W_HH_R, B_IH_R, B_HH_R, W_HR_R};
+constexpr std::array<int, 10> gru_arguments{X, H0, W_IH, W_HH, B_IH, B_HH, W_IH_R, W_HH_R, B_IH_R, B_HH_R};  // and the RNN's
+
+// A layer's arguments; an undefined tensor stands for None.
+struct Layer {
+  Cell cell;
+  std::array<Tensor, argument_count> arguments;
+  Tensor batch_sizes, lengths, reset;
+
+  const Tensor& operator[](int argument) const { return arguments[argument]; }
+  int directions() const { return arguments[W_IH_R].defined() ? 2 : 1; }
+};
+
+// Undefined where not asked for or not part of the cell.
+struct LayerOutputs {
+  Tensor out, h_n, c_n, gates, cells;
+};
+
+// Runs the layer; `save` keeps what layer_backward needs. Throws c10::Error on anything that does not fit together.
+LayerOutputs layer_forward(const Layer& layer, bool save);
+
+// The gradients whose bit of `needs` is set, in Argument order; an undefined cotangent means zero.
+std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
+                                                  const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs);
+
+}  // namespace rnnk

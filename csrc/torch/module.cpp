@@ -1,0 +1,41 @@
+// The extension module rnnkernels._C: the ops with less overhead than torch.ops, and what was built.
+#include <torch/extension.h>
+#include <torch/version.h>
+
+#include "cpu/kernels.h"
+#include "torch/ops.h"
+
+namespace rnnk {
+
+namespace {
+
+// Through the dispatcher, like torch.ops.rnnkernels.*, but with typed arguments.
+template <class Op, class Signature = typename Op::Signature>
+struct Caller;
+template <class Op, class R, class... Args>
+struct Caller<Op, R(Args...)> {
+  static R call(Args... args) {
+    pybind11::gil_scoped_release release;
+    return op_outputs<Op>(call_op(Op::layer(args...)));
+  }
+};
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["torch_version"] = TORCH_VERSION;
+  info["compiler"] = "gcc " __VERSION__;
+  info["cuda"] = pybind11::none();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("lstm", &Caller<LstmOp>::call);
+  m.def("gru", &Caller<GruOp>::call);
+  m.def("rnn", &Caller<RnnOp>::call);
+  m.def("build_info", &build_info);
+  m.def("active_isa", [] { return cpu::kernels().isa; });
+}
+
+}  // namespace rnnk

@@ -1,0 +1,171 @@
+// The ops: schemas, CPU kernels, and calling them through the dispatcher. Flat schemas, because a Tensor[] argument breaks the
+// batching fallback of vmap. Fakes and the autograd of the backward ops are in rnnkernels/autograd.py.
+#include "torch/ops.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <string>
+
+namespace rnnk {
+
+namespace {
+
+// Bit k of an op's `needs` is its k-th differentiable argument; in a Layer, bits are numbered as Argument.
+template <size_t n>
+int64_t needs_of_layer(int64_t needs, const std::array<int, n>& arguments) {
+  int64_t result = 0;
+  for (size_t k = 0; k < n; ++k) result |= (needs >> k & 1) << arguments[k];
+  return result;
+}
+template <size_t n>
+int64_t needs_of_op(int64_t needs, const std::array<int, n>& arguments) {
+  int64_t result = 0;
+  for (size_t k = 0; k < n; ++k) result |= (needs >> arguments[k] & 1) << k;
+  return result;
+}
+
+// An op returns tensors, never None: an empty one stands for a gradient that was not asked for.
+template <const auto& arguments, size_t... k>
+auto gradient_tuple(const std::array<Tensor, argument_count>& d, const Tensor& x, std::index_sequence<k...>) {
+  const auto get = [&](int argument) { return d[argument].defined() ? d[argument] : at::empty({0}, x.options()); };
+  return std::make_tuple(get(arguments[k])...);
+}
+auto lstm_gradients(const std::array<Tensor, argument_count>& d, const Tensor& x) {
+  return gradient_tuple<lstm_arguments>(d, x, std::make_index_sequence<lstm_arguments.size()>{});
+}
+auto gru_gradients(const std::array<Tensor, argument_count>& d, const Tensor& x) {
+  return gradient_tuple<gru_arguments>(d, x, std::make_index_sequence<gru_arguments.size()>{});
+}
+
+// The CPU kernels, spelled once for each list of arguments.
+template <class Op, class Signature = typename Op::Signature>
+struct CpuKernel;
+template <class Op, class R, class... Args>
+struct CpuKernel<Op, R(Args...)> {
+  static R infer(Args... args) {
+    const Layer layer = Op::layer(args...);
+    return op_outputs<Op>(is_reduced(layer[X]) ? layer_in_float32(layer) : layer_forward(layer, false));
+  }
+
+  static typename Op::TrainOutputs train(Args... args) {
+    const LayerOutputs o = layer_forward(Op::layer(args...), true);
+    if constexpr (std::is_same_v<Op, LstmOp>) return {o.out, o.h_n, o.c_n, o.gates, o.cells};
+    else return {o.out, o.h_n, o.gates};
+  }
+
+  static auto lstm_backward(Optional d_out, Optional d_h_n, Optional d_c_n, Args... args, const Tensor& out, const Tensor& gates,
+                            const Tensor& cells, int64_t needs) {
+    const Layer layer = Op::layer(args...);
+    return lstm_gradients(layer_backward(layer, or_undefined(d_out), or_undefined(d_h_n), or_undefined(d_c_n), out, gates, cells, needs),
+                          layer[X]);
+  }
+
+  static auto gru_backward(Optional d_out, Optional d_h_n, Args... args, const Tensor& out, const Tensor& gates, int64_t needs) {
+    const Layer layer = Op::layer(args...);
+    return gru_gradients(
+        layer_backward(layer, or_undefined(d_out), or_undefined(d_h_n), {}, out, gates, {}, needs_of_layer(needs, gru_arguments)), layer[X]);
+  }
+
+  static auto rnn_backward(Optional d_out, Optional d_h_n, Args... args, const Tensor& out, int64_t needs) {
+    return gru_backward(d_out, d_h_n, args..., out, Tensor(), needs);
+  }
+};
+
+// Calls the op `name`, of the type of the kernel behind it.
+template <auto* kernel, class Tuple>
+auto call(const char* name, Tuple&& arguments) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<std::remove_pointer_t<decltype(kernel)>>();
+  return std::apply([](const auto&... a) { return op.call(a...); }, arguments);
+}
+
+template <size_t n, class Tuple, size_t... k>
+std::array<Tensor, argument_count> defined_gradients(const Tuple& d, const std::array<int, n>& arguments, int64_t needs, std::index_sequence<k...>) {
+  std::array<Tensor, argument_count> result;
+  ((needs >> arguments[k] & 1 ? void(result[arguments[k]] = std::get<k>(d)) : void()), ...);
+  return result;
+}
+
+}  // namespace
+
+LayerOutputs call_op(const Layer& layer) {
+  if (layer.cell == Cell::lstm) {
+    auto [out, h_n, c_n] = call<&CpuKernel<LstmOp>::infer>("rnnkernels::lstm", LstmOp::arguments(layer));
+    return {out, h_n, c_n, {}, {}};
+  }
+  auto [out, h_n] = layer.cell == Cell::gru ? call<&CpuKernel<GruOp>::infer>("rnnkernels::gru", GruOp::arguments(layer))
+                                            : call<&CpuKernel<RnnOp>::infer>("rnnkernels::rnn", RnnOp::arguments(layer));
+  return {out, h_n, {}, {}, {}};
+}
+
+LayerOutputs call_train_op(const Layer& layer) {
+  if (layer.cell == Cell::lstm) {
+    auto [out, h_n, c_n, gates, cells] = call<&CpuKernel<LstmOp>::train>("rnnkernels::lstm_train", LstmOp::arguments(layer));
+    return {out, h_n, c_n, gates, cells};
+  }
+  if (layer.cell == Cell::gru) {
+    auto [out, h_n, gates] = call<&CpuKernel<GruOp>::train>("rnnkernels::gru_train", GruOp::arguments(layer));
+    return {out, h_n, {}, gates, {}};
+  }
+  return call_op(layer);
+}
+
+std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
+                                                    const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs) {
+  const auto before = std::make_tuple(or_none(d_out), or_none(d_h_n));
+  if (layer.cell == Cell::lstm) {
+    const auto d = call<&CpuKernel<LstmOp>::lstm_backward>(
+        "rnnkernels::lstm_bwd", std::tuple_cat(before, std::make_tuple(or_none(d_c_n)), LstmOp::arguments(layer),
+                                               std::make_tuple(out, gates, cells, needs_of_op(needs, lstm_arguments))));
+    return defined_gradients(d, lstm_arguments, needs, std::make_index_sequence<lstm_arguments.size()>{});
+  }
+  const int64_t op_needs = needs_of_op(needs, gru_arguments);
+  const auto d = layer.cell == Cell::gru
+                     ? call<&CpuKernel<GruOp>::gru_backward>(
+                           "rnnkernels::gru_bwd", std::tuple_cat(before, GruOp::arguments(layer), std::make_tuple(out, gates, op_needs)))
+                     : call<&CpuKernel<RnnOp>::rnn_backward>("rnnkernels::rnn_bwd",
+                                                             std::tuple_cat(before, RnnOp::arguments(layer), std::make_tuple(out, op_needs)));
+  return defined_gradients(d, gru_arguments, needs, std::make_index_sequence<gru_arguments.size()>{});
+}
+
+TORCH_LIBRARY(rnnkernels, m) {
+  const std::string lstm =
+      "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
+      "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? w_hr_r, "
+      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset";
+  const std::string gru =
+      "Tensor x, Tensor h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
+      "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? batch_sizes, Tensor? lengths, Tensor? reset";
+  const std::string rnn = gru + ", bool relu";
+  const std::string lstm_gradients =
+      "(Tensor d_x, Tensor d_h0, Tensor d_c0, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, "
+      "Tensor d_w_ih_r, Tensor d_w_hh_r, Tensor d_b_ih_r, Tensor d_b_hh_r, Tensor d_w_hr_r)";
+  const std::string gru_gradients =
+      "(Tensor d_x, Tensor d_h0, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, "
+      "Tensor d_w_ih_r, Tensor d_w_hh_r, Tensor d_b_ih_r, Tensor d_b_hh_r)";
+
+  const auto def = [&](const std::string& schema) { m.def(schema.c_str()); };
+  def("lstm(" + lstm + ") -> (Tensor out, Tensor h_n, Tensor c_n)");
+  def("lstm_train(" + lstm + ") -> (Tensor out, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
+  def("lstm_bwd(Tensor? d_out, Tensor? d_h_n, Tensor? d_c_n, " + lstm + ", Tensor out, Tensor gates, Tensor cells, int needs) -> " +
+        lstm_gradients);
+  def("gru(" + gru + ") -> (Tensor out, Tensor h_n)");
+  def("gru_train(" + gru + ") -> (Tensor out, Tensor h_n, Tensor gates)");
+  def("gru_bwd(Tensor? d_out, Tensor? d_h_n, " + gru + ", Tensor out, Tensor gates, int needs) -> " + gru_gradients);
+  def("rnn(" + rnn + ") -> (Tensor out, Tensor h_n)");
+  def("rnn_bwd(Tensor? d_out, Tensor? d_h_n, " + rnn + ", Tensor out, int needs) -> " + gru_gradients);
+}
+
+TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) {
+  m.impl("lstm", &CpuKernel<LstmOp>::infer);
+  m.impl("lstm_train", &CpuKernel<LstmOp>::train);
+  m.impl("lstm_bwd", &CpuKernel<LstmOp>::lstm_backward);
+  m.impl("gru", &CpuKernel<GruOp>::infer);
+  m.impl("gru_train", &CpuKernel<GruOp>::train);
+  m.impl("gru_bwd", &CpuKernel<GruOp>::gru_backward);
+  m.impl("rnn", &CpuKernel<RnnOp>::infer);
+  m.impl("rnn_bwd", &CpuKernel<RnnOp>::rnn_backward);
+}
+
+}  // namespace rnnk

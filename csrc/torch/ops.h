@@ -1,0 +1,91 @@
+// The ops as C++ sees them: how an op's flat argument list becomes a Layer and back, and calling an op with a Layer.
+#pragma once
+#include <tuple>
+
+#include "torch/layer.h"
+
+namespace rnnk {
+
+using Optional = const OptionalTensor&;
+
+inline Tensor or_undefined(Optional t) { return t.value_or(Tensor()); }
+inline OptionalTensor or_none(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
+struct LstmOp {
+  using Outputs = std::tuple<Tensor, Tensor, Tensor>;
+  using TrainOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+  using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
+                            Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r,
+                            Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset);
+
+  static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
+                     Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional w_hr_r,
+                     Optional batch_sizes, Optional lengths, Optional reset) {
+    return {Cell::lstm,
+            {x, h0, c0, w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh), or_undefined(w_hr), or_undefined(w_ih_r), or_undefined(w_hh_r),
+             or_undefined(b_ih_r), or_undefined(b_hh_r), or_undefined(w_hr_r)},
+            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset)};
+  }
+  static auto arguments(const Layer& l) {
+    return std::make_tuple(l[X], l[H0], l[C0], l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]), or_none(l[W_IH_R]),
+                           or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l.batch_sizes),
+                           or_none(l.lengths), or_none(l.reset));
+  }
+};
+
+struct GruOp {
+  using Outputs = std::tuple<Tensor, Tensor>;
+  using TrainOutputs = std::tuple<Tensor, Tensor, Tensor>;
+  using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
+                            Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
+                            Optional reset);
+
+  static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
+                     Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
+                     Optional reset) {
+    return {Cell::gru,
+            {x, h0, {}, w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh), {}, or_undefined(w_ih_r), or_undefined(w_hh_r),
+             or_undefined(b_ih_r), or_undefined(b_hh_r), {}},
+            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset)};
+  }
+  static auto arguments(const Layer& l) {
+    return std::make_tuple(l[X], l[H0], l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_IH_R]), or_none(l[W_HH_R]),
+                           or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset));
+  }
+};
+
+struct RnnOp {
+  using Outputs = std::tuple<Tensor, Tensor>;
+  using TrainOutputs = Outputs;  // nothing but the output is saved: there is no rnn_train
+  using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
+                            Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
+                            Optional reset, bool relu);
+
+  static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
+                     Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
+                     Optional reset, bool relu) {
+    Layer l = GruOp::layer(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset);
+    l.cell = relu ? Cell::rnn_relu : Cell::rnn_tanh;
+    return l;
+  }
+  static auto arguments(const Layer& l) { return std::tuple_cat(GruOp::arguments(l), std::make_tuple(l.cell == Cell::rnn_relu)); }
+};
+
+// The ops through the dispatcher. Only the outputs that the cell has are defined.
+LayerOutputs call_op(const Layer& layer);
+LayerOutputs call_train_op(const Layer& layer);
+std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
+                                                    const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs);
+
+// What runs under autograd and for dtypes that the kernels do not have: torch/autograd.cpp.
+LayerOutputs differentiable_layer(const Layer& layer);
+LayerOutputs layer_in_float32(const Layer& layer);
+inline bool is_reduced(const Tensor& x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
+
+template <class Op>
+typename Op::Outputs op_outputs(const LayerOutputs& o) {
+  if constexpr (std::is_same_v<Op, LstmOp>) return {o.out, o.h_n, o.c_n};
+  else return {o.out, o.h_n};
+}
+
+}  // namespace rnnk

@@ -1,0 +1,73 @@
+#include "torch/schedule.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace rnnk {
+
+namespace {
+
+const int64_t* check_integers(const Tensor& t, const char* name) {
+  TORCH_CHECK(t.scalar_type() == at::kLong && t.dim() == 1, "rnnkernels: expected ", name, " to be a 1-D int64 tensor, got ", t.dim(), "-D ",
+              t.scalar_type());
+  TORCH_CHECK(t.device().is_cpu(), "rnnkernels: expected ", name, " on the CPU, got ", t.device());
+  return t.const_data_ptr<int64_t>();
+}
+
+}  // namespace
+
+ScheduleTable::ScheduleTable(const Layer& layer) {
+  const Tensor& x = layer[X];
+  TORCH_CHECK(!layer.reset.defined(), "rnnkernels: reset is reserved and must be None");
+  packed = layer.batch_sizes.defined();
+  TORCH_CHECK(!(packed && layer.lengths.defined()), "rnnkernels: lengths cannot be given together with batch_sizes");
+  TORCH_CHECK(x.dim() == (packed ? 2 : 3), "rnnkernels: expected x to be ", packed ? 2 : 3, "-D, got ", x.dim(), "-D");
+  T = packed ? layer.batch_sizes.numel() : x.size(0);
+  TORCH_CHECK(T > 0, "Expected sequence length to be larger than 0 in RNN");
+  TORCH_CHECK(T < int64_t(1) << 40, "rnnkernels: the layer is too large: ", T, " steps");
+  if (!packed) B = x.size(1);
+  if (packed) fill_packed(layer.batch_sizes.contiguous());
+  else if (layer.lengths.defined()) fill_lengths(layer.lengths.contiguous());
+  else fill_full();
+}
+
+void ScheduleTable::fill_full() {
+  TORCH_CHECK(!__builtin_mul_overflow(T, B, &N), "rnnkernels: the layer is too large: T * B overflows");
+  capacity = N;
+  storage_.resize(3 * T + B);
+  for (int64_t t = 0; t < T; ++t) active()[t] = B, first()[t] = t * B, slot()[t] = t;
+  std::iota(order(), order() + B, 0);
+}
+
+void ScheduleTable::fill_packed(const Tensor& batch_sizes) {
+  const int64_t* sizes = check_integers(batch_sizes, "batch_sizes");
+  B = sizes[0];
+  TORCH_CHECK(B >= 0, "rnnkernels: batch_sizes must not be negative");
+  storage_.resize(3 * T + B);
+  for (int64_t t = 0; t < T; ++t) {
+    TORCH_CHECK(sizes[t] >= 0 && (t == 0 || sizes[t] <= sizes[t - 1]), "rnnkernels: batch_sizes must be non-increasing and not negative");
+    active()[t] = sizes[t];
+    first()[t] = slot()[t] = N;
+    TORCH_CHECK(!__builtin_add_overflow(N, sizes[t], &N), "rnnkernels: the sum of batch_sizes overflows");
+  }
+  std::iota(order(), order() + B, 0);
+  capacity = N;
+}
+
+void ScheduleTable::fill_lengths(const Tensor& lengths) {
+  const int64_t* length = check_integers(lengths, "lengths");
+  TORCH_CHECK(lengths.numel() == B, "rnnkernels: expected lengths of size [", B, "], got ", lengths.sizes());
+  fill_full();
+  padding = true;
+  std::fill_n(active(), T, 0);
+  for (int64_t b = 0; b < B; ++b) {
+    TORCH_CHECK(0 <= length[b] && length[b] <= T, "rnnkernels: expected every length in 0..", T, ", got ", length[b]);
+    if (length[b] > 0) ++active()[length[b] - 1];
+  }
+  std::stable_sort(order(), order() + B, [length](int64_t a, int64_t b) { return length[a] > length[b]; });
+  for (int64_t t = T - 2; t >= 0; --t) active()[t] += active()[t + 1];
+  N = 0;
+  for (int64_t t = 0; t < T; ++t) first()[t] = N, N += active()[t];
+}
+
+}  // namespace rnnk
