@@ -3,6 +3,8 @@
 `_C` is None where the package was installed without a compiler: the reference then runs instead, with one warning.
 """
 
+from importlib import import_module
+
 import torch
 
 try:
@@ -24,12 +26,11 @@ def _load():
             f"install torch {TORCH_VERSION}."
         )
     try:
-        from . import _C
+        return import_module("._C", __package__)
     except ModuleNotFoundError as error:
         if error.name != f"{__package__}._C":
             raise
         return None
-    return _C
 
 
 _C = _load()

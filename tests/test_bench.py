@@ -25,9 +25,9 @@ def hasty(monkeypatch):
 @pytest.mark.parametrize("cell", CELLS)
 def test_contenders_agree(cell, mode, packed):
     point = Point(cell, mode, T=1 if mode == "step" else 3, B=2, H=5, packed=bool(packed))
-    installed = [name for name in peers.PEERS if peers.installed(name)]
-    errors = {}
-    timing.prepare(draw(point, threads=1), peers.load(installed), errors)
+    contenders = peers.load([name for name in peers.PEERS if peers.installed(name)])
+    problem, errors = draw(point, threads=1), {}
+    timing.verify(problem, {name: c.prepare(problem) for name, c in contenders.items() if c.supports(point)}, errors)
     assert {"rnnkernels", "torch"} <= errors.keys()
     assert max(errors.values()) < 1e-5
 

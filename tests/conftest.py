@@ -1,0 +1,41 @@
+"""The tolerance table, and what every test shares: seeds, markers, thread count."""
+
+import pytest
+import torch
+
+import rnnkernels
+
+# Lower precision: max|ours - ref64| <= 2 * max|torch.nn - ref64| + FLOOR * max|ref64|, where ref64 is the reference run in
+# f64 on the same rounded numbers. f64 has no better reference: max|ours - ref64| <= 1e-12 * max|ref64|.
+FLOOR = {torch.float64: 1e-12, torch.float32: 3e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+def assert_close(ours, ref64, theirs=None, name=""):
+    """Applies the table. `theirs` is torch.nn's result in ours' dtype; without it its error counts as none."""
+    assert ours.shape == ref64.shape, f"{name}: shape {tuple(ours.shape)}, expected {tuple(ref64.shape)}"
+    if not ref64.numel():
+        return
+    assert ours.isfinite().all(), f"{name}: not finite"
+    error = (ours.double() - ref64).abs().max().item()
+    allowed = FLOOR[ours.dtype] * ref64.abs().max().item()
+    if theirs is not None and ours.dtype is not torch.float64:
+        assert theirs.dtype is ours.dtype, f"{name}: {ours.dtype}, torch.nn gives {theirs.dtype}"
+        allowed += 2 * (theirs.double() - ref64).abs().max().item()
+    assert error <= allowed, f"{name}: error {error:.3e} > {allowed:.3e}"
+
+
+has_extension = rnnkernels.info()["extension"]
+needs_extension = pytest.mark.skipif(not has_extension, reason="says something about the kernels only; none were built")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fast: under a minute in all; the mutation script runs these")
+    config.addinivalue_line("filterwarnings", "ignore:rnnkernels. the extension was not built:RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
