@@ -47,3 +47,8 @@ def line(machine: dict) -> str:
     """One line for the table's head."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     return f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads on {machine['cores']} cores; {versions}"
+
+
+def build(machine: dict) -> str:
+    """What of rnnkernels is active, in one line."""
+    return "rnnkernels: " + ", ".join(f"{key} {value}" for key, value in machine["rnnkernels"].items() if value)

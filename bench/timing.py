@@ -31,10 +31,11 @@ def measure(point: Point, contenders: dict, threads: int, bar: float | None, not
     errors: dict[str, float] = {}
     for seed in range(FRESH):
         problem = draw(point, threads, seed)
-        note("checking")
+        note("preparing" if seed == 0 else f"close to its bar, fresh tensors {seed}")
+        calls = {name: peer.prepare(problem) for name, peer in contenders.items() if peer.supports(point)}
         with evaluation(point):
-            calls = prepare(problem, contenders, errors)
-            note("timing" if seed == 0 else f"close to its bar: fresh tensors, set {seed + 1}")
+            verify(problem, calls, errors)
+            note("timing" if seed == 0 else f"close to its bar, fresh tensors {seed}")
             rounds += interleave(calls)
         result = {**vars(point), "bar": bar, "tensor_sets": seed + 1, "errors": errors, **summary(rounds)}
         ratio = result["ratios"].get("torch", {}).get("median")
@@ -55,24 +56,16 @@ def evaluation(point: Point):
         gc.enable()
 
 
-def prepare(problem: Problem, contenders: dict, errors: dict[str, float]) -> dict[str, Callable]:
-    """A checked `call` for each contender that supports the point; its error is kept in `errors`."""
+def verify(problem: Problem, calls: dict[str, Callable], errors: dict[str, float]):
+    """Raise Mismatch for a wrong contender, keep the errors of the others."""
     truth = arrays(torch_nn.prepare(problem.double())())
-    calls = {}
-    for name, contender in contenders.items():
-        if contender.supports(problem.point):
-            calls[name] = contender.prepare(problem)
-            errors[name] = max(errors.get(name, 0.0), check(name, problem.point, calls[name](), truth))
-    return calls
+    for name, call in calls.items():
+        errors[name] = max(errors.get(name, 0.0), check(name, problem.point, call(), truth))
 
 
 def interleave(calls: dict[str, Callable]) -> list[dict[str, float]]:
     """Seconds a call, for each round and contender. All contenders meet the machine's moods together."""
-    batch = {}
-    for name, call in calls.items():
-        take_turn(call, 1)
-        batch[name] = max(BATCH_CALLS, round(BATCH_SECONDS / take_turn(call, BATCH_CALLS)))
-
+    batch = {name: max(BATCH_CALLS, round(BATCH_SECONDS / take_turn(call, 1))) for name, call in calls.items()}
     rounds, names, start = [], list(calls), time.perf_counter()
     while len(rounds) < ROUNDS_AT_LEAST or (len(rounds) < ROUNDS and time.perf_counter() - start < POINT_SECONDS):
         first = len(rounds) % len(names)

@@ -150,7 +150,7 @@ def draw(ours: Training, theirs: Training, tokens: int, cell: str):
     apart.semilogy([max(abs(a - b), 1e-8) for a, b in zip(ours.losses, theirs.losses)], color="#555555", linewidth=1)
     apart.hlines(AGREE, 0, AGREE_STEPS, color="black", label=f"required over the first {AGREE_STEPS} steps")
     apart.set(title="distance between the curves", xlabel="step (rounding grows as in any chaotic system)")
-    apart.legend(frameon=False, loc="lower right")
+    apart.legend(frameon=False)
 
     bars = speeds.bar(["torch.nn", "rnnkernels"], [theirs.speed(tokens), ours.speed(tokens)], color=[red, blue], width=0.6)
     speeds.bar_label(bars, fmt="{:,.0f}", padding=2)
