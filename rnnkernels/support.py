@@ -8,14 +8,14 @@ from .extension import DEVICES, DTYPES
 
 def fits(x, others):
     """Whether the kernels take the tensors `others` (states and weights) together with x."""
-    dtype, index = x.dtype, x.get_device()  # the index: a comparison of devices takes ten times as long
-    if dtype not in DTYPES or x.device.type not in DEVICES or x.layout is not torch.strided:
+    dtype, device = x.dtype, x.device
+    if dtype not in DTYPES or device.type not in DEVICES or x.layout is not torch.strided:
         return False
     mixed = False
     for t in others:
         if t.dtype is not dtype:
             mixed = True
-        if t.get_device() != index:
+        if t.device != device:
             return False
     return not mixed or (autocast.enabled(x) and autocast.mixes({dtype, *(t.dtype for t in others)}))
 

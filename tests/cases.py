@@ -72,7 +72,9 @@ class Numbers:
     @classmethod
     def draw(cls, case):
         c = case
-        weights = {k: random(v.shape, c.dtype) * 0.4 for k, v in c.build(torch.nn).state_dict().items()}
+        # Well-conditioned: larger recurrent weights make a chaotic map, where rounding alone decides the result.
+        scale = lambda shape: 0.8 / shape[1] ** 0.5 if len(shape) == 2 else 0.5
+        weights = {k: random(v.shape, c.dtype) * scale(v.shape) for k, v in c.build(torch.nn).state_dict().items()}
         batch = () if c.layout == "unbatched" else (c.B,)
         shape = (*batch, c.T, c.I) if c.batch_first else (c.T, *batch, c.I)
         widths = (c.P or c.H, c.H) if c.is_lstm else (c.H,)

@@ -1,0 +1,141 @@
+"""Bad input raises torch.nn's exception type and text; what we do not build runs in torch.nn with one warning."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+import rnnkernels
+from rnnkernels import fallback
+
+pair = lambda *shape, **kw: (torch.randn(*shape, **kw), torch.randn(*shape, **kw))
+x = torch.randn(5, 2, 3)
+packed = lambda width: pack_sequence([torch.randn(3, width), torch.randn(2, width)])
+
+BAD_INPUT = {
+    "4-D": lambda hx: (torch.randn(1, 5, 2, 3),),
+    "0-D": lambda hx: (torch.tensor(1.0),),
+    "width": lambda hx: (torch.randn(5, 2, 4),),
+    "T=0": lambda hx: (torch.randn(0, 2, 3),),
+    "T=B=0": lambda hx: (torch.randn(0, 0, 3),),
+    "f64": lambda hx: (x.double(),),
+    "int": lambda hx: (x.long(),),
+    "sparse": lambda hx: (x.to_sparse(),),
+    "meta": lambda hx: (x.to("meta"),),
+    "None": lambda hx: (None,),
+    "list": lambda hx: ([1.0],),
+    "hx batch": lambda hx: (x, hx(2, 3, 4)),
+    "hx layers": lambda hx: (x, hx(1, 2, 4)),
+    "hx width": lambda hx: (x, hx(2, 2, 5)),
+    "hx 2-D": lambda hx: (x, hx(2, 4)),
+    "hx 3-D, x 2-D": lambda hx: (x[:, 0], hx(2, 1, 4)),
+    "hx f64": lambda hx: (x, hx(2, 2, 4, dtype=torch.float64)),
+    "hx of the other kind": lambda hx: (x, torch.randn(2, 2, 4) if isinstance(hx(1), tuple) else pair(2, 2, 4)),
+    "hx of three": lambda hx: (x, (torch.randn(2, 2, 4),) * 3),
+    "hx a number": lambda hx: (x, 3),
+    "hx Nones": lambda hx: (x, (None, None)),
+    "packed width": lambda hx: (packed(4),),
+    "packed hx": lambda hx: (packed(3), hx(2, 3, 4)),
+    "packed f64": lambda hx: (packed(3).double(),),
+    "packed nothing": lambda hx: (PackedSequence(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),),
+}
+
+
+def outcome(module, args):
+    """(type, text) of the exception, or None."""
+    try:
+        module(*args)
+    except Exception as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_layers_raise_what_torch_raises(cell, name):
+    ours, theirs = getattr(rnnkernels, cell)(3, 4, 2), getattr(torch.nn, cell)(3, 4, 2)
+    args = BAD_INPUT[name](pair if cell == "LSTM" else torch.randn)
+    expected = outcome(theirs, args)
+    assert expected is not None, "torch.nn accepts this: not a case for this test"
+    assert outcome(ours, args) == expected
+
+
+BAD_CELL_INPUT = {
+    "3-D": lambda hx: (x,),
+    "width": lambda hx: (torch.randn(2, 5),),
+    "f64": lambda hx: (x[0].double(),),
+    "hx batch": lambda hx: (x[0], hx(1, 4)),
+    "hx width": lambda hx: (x[0], hx(2, 5)),
+    "hx 1-D": lambda hx: (x[0], hx(4)),
+    "hx 3-D": lambda hx: (x[0], hx(1, 2, 4)),
+    "hx f64": lambda hx: (x[0], hx(2, 4, dtype=torch.float64)),
+    "hx a number": lambda hx: (x[0], 3),
+    "None": lambda hx: (None,),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CELL_INPUT)
+@pytest.mark.parametrize("cell", ("LSTMCell", "GRUCell", "RNNCell"))
+def test_cells_raise_what_torch_raises(cell, name):
+    ours, theirs = getattr(rnnkernels, cell)(3, 4), getattr(torch.nn, cell)(3, 4)
+    args = BAD_CELL_INPUT[name](pair if cell == "LSTMCell" else torch.randn)
+    expected = outcome(theirs, args)
+    assert expected is not None, "torch.nn accepts this: not a case for this test"
+    assert outcome(ours, args) == expected
+
+
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_constructors_raise_what_torch_raises(cell):
+    for args, kwargs in (((0, 4), {}), ((3, 0), {}), ((3, 4), {"dropout": 2}), ((3, 4), {"bias": 1}), ((3, 4), {"proj_size": 4}),
+                         ((3,), {}), ((3, 4), {"nonlinearity": "sin"})):
+        expected = outcome(lambda *a: getattr(torch.nn, cell)(*a, **kwargs), args)
+        assert expected is not None
+        assert outcome(lambda *a: getattr(rnnkernels, cell)(*a, **kwargs), args) == expected
+
+
+def test_unsupported_dtype_runs_in_torch_with_one_warning():
+    theirs = torch.nn.GRU(3, 4, dtype=torch.cfloat)
+    ours = rnnkernels.GRU(3, 4, dtype=torch.cfloat)
+    ours.load_state_dict(theirs.state_dict())
+    z = torch.randn(5, 2, 3, dtype=torch.cfloat)
+    fallback.seen.clear()
+    with pytest.warns(RuntimeWarning, match="no kernel for torch.complex64 on cpu"):
+        out, _ = ours(z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours(z)
+    assert torch.equal(out, theirs(z)[0])
+    assert rnnkernels.info()["fallbacks"] == ["no kernel for torch.complex64 on cpu: torch.nn runs instead"]
+
+
+def test_functional_refuses_an_unknown_nonlinearity():
+    with pytest.raises(ValueError, match="'tanh' or 'relu'"):
+        rnnkernels.functional.rnn(x, torch.zeros(1, 2, 4), [], nonlinearity="sin")
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_without_an_extension_the_reference_runs_with_one_warning():
+    done = python("import sys; sys.modules['rnnkernels._C'] = None\n"
+                  "import torch, rnnkernels\n"
+                  "m = rnnkernels.LSTM(3, 4, 2); m(torch.randn(5, 2, 3)); m(torch.randn(5, 2, 3))[0].sum().backward()\n"
+                  "print(rnnkernels.info()['extension'])")
+    assert done.stdout.split() == ["False"], done.stderr
+    assert done.stderr.count("extension was not built") == 1
+
+
+def test_built_for_another_torch_is_a_clear_error():
+    done = python("import sys, types; b = types.ModuleType('rnnkernels._build'); b.TORCH_VERSION = '1.0.0'\n"
+                  "sys.modules['rnnkernels._build'] = b\n"
+                  "import rnnkernels")
+    assert done.returncode and "ImportError: rnnkernels was built for torch 1.0.0 but torch" in done.stderr
+    assert "Rebuild it" in done.stderr
+
+
+def test_info_is_printed():
+    done = subprocess.run([sys.executable, "-m", "rnnkernels"], capture_output=True, text=True)
+    assert done.returncode == 0 and f"torch      {torch.__version__}" in done.stdout
