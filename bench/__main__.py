@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    console.print(machine.line(run["machine"]), machine.build(run["machine"]), "", sep="\n")
+    console.print(machine.line(run["machine"]), machine.build(run["machine"]), sep="\n")
+    console.print(machine.warning(run["machine"]), style="bold yellow")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(points))

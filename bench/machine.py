@@ -18,6 +18,7 @@ def describe(threads: int, peers: tuple[str, ...]) -> dict:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": threads,
         "peers": list(peers),
+        "load": round(os.getloadavg()[0], 1),  # of the minute before the run
         "isa": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in peers} | {"torch": torch.__version__},
@@ -47,6 +48,12 @@ def line(machine: dict) -> str:
     """One line for the table's head."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     return f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads on {machine['cores']} cores; {versions}"
+
+
+def warning(machine: dict) -> str:
+    """Spinning workers that must share a core lose whole time slices: on a busy machine the figures mean little."""
+    load = machine["load"]
+    return f"load average {load}: quote none of this if others are at work on this machine" if load > 0.5 else ""
 
 
 def build(machine: dict) -> str:
