@@ -79,4 +79,4 @@ class RNNCell(_FusedCell, torch.nn.RNNCell):
     _n_states = 1
 
     def _run(self, x, states, weights):
-        return functional.rnn_cell(x, states[0], *weights, self.nonlinearity)
+        return functional.rnn_cell(x, states[0], *weights, nonlinearity=self.nonlinearity)

@@ -1,0 +1,89 @@
+"""LSTMCell, GRUCell and RNNCell against torch.nn and the reference."""
+
+import pytest
+import torch
+
+import rnnkernels
+from cases import random
+from conftest import assert_close
+from rnnkernels import functional, reference
+
+CELLS = ("LSTMCell", "GRUCell", "RNNCell", "RNNCell relu")
+
+
+def build(package, cell, I, H, bias=True, dtype=torch.float64):
+    name, *nonlinearity = cell.split()
+    return getattr(package, name)(I, H, bias, *nonlinearity, dtype=dtype)
+
+
+def evaluate(call, x, hx, leaves):
+    """Outputs and gradients of every leaf, as a flat list."""
+    outputs = call(x, hx)
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    torch.manual_seed(1)
+    seeds = [random(o.shape, o.dtype) for o in outputs]
+    return outputs + list(torch.autograd.grad(outputs, leaves, seeds))
+
+
+def run(module, numbers, shape, cell, with_hx, reference_cell=None):
+    dtype = module.weight_ih.dtype
+    x, h, c = [n.to(dtype).requires_grad_() for n in numbers]
+    hx = None if not with_hx else (h, c) if "LSTM" in cell else h
+    leaves = [x, *([] if hx is None else hx if isinstance(hx, tuple) else [hx]), *module.parameters()]
+    call = module
+    if reference_cell is not None:
+        zeros = x.new_zeros(*x.shape[:-1], module.hidden_size)
+        extra = ("relu" in cell,) if "RNN" in cell else ()
+        weights = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
+        default = (zeros, zeros) if "LSTM" in cell else zeros
+        call = lambda x, hx: reference_cell(x, default if hx is None else hx, *weights, *extra)
+    return evaluate(call, x, hx, leaves)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("shape", ((4,), (1,), (0,), ()), ids=("batch", "one", "empty", "unbatched"))
+def test_equals_reference(cell, dtype, shape):
+    for bias, with_hx, H in ((True, True, 17), (False, True, 5), (True, False, 33)):
+        ours, theirs = (build(package, cell, 3, H, bias, dtype) for package in (rnnkernels, torch.nn))
+        weights = {k: random(v.shape, dtype) * 0.4 for k, v in ours.state_dict().items()}
+        numbers = [random((*shape, n), dtype) for n in (3, H, H)]
+        for module in (ours, theirs):
+            module.load_state_dict(weights)
+        results = run(ours, numbers, shape, cell, with_hx), run(theirs, numbers, shape, cell, with_hx)
+        exact = run(ours.double(), numbers, shape, cell, with_hx, getattr(reference, cell.split()[0].lower().replace("cell", "_cell")))
+        for a, b, c in zip(results[0], exact, results[1]):
+            assert_close(a, b, c)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("I, H", ((3, 0), (0, 4), (0, 0)))
+def test_no_columns(cell, I, H):
+    ours, theirs = build(rnnkernels, cell, I, H), build(torch.nn, cell, I, H)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, I, dtype=torch.float64)
+    first = lambda result: result[0] if isinstance(result, tuple) else result
+    assert_close(first(ours(x)), first(theirs(x)))
+    first(ours(x)).sum().backward()
+    assert all(p.grad.shape == p.shape for p in ours.parameters())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_module_is_torchs(cell):
+    ours, theirs = build(rnnkernels, cell, 3, 4, bias=False), build(torch.nn, cell, 3, 4, bias=False)
+    assert isinstance(ours, type(theirs)) and repr(ours) == repr(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+def test_functional_cells_follow_torch():
+    x, h, c = torch.randn(2, 3), torch.randn(2, 4), torch.randn(2, 4)
+    weights = [torch.randn(16, 3), torch.randn(16, 4), torch.randn(16), torch.randn(16)]
+    ours, theirs = functional.lstm_cell(x, (h, c), *weights), torch.lstm_cell(x, (h, c), *weights)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs))
+    weights = [w[:12] for w in weights]
+    assert torch.allclose(functional.gru_cell(x, h, *weights), torch.gru_cell(x, h, *weights), atol=1e-6)
+    weights = [w[:4] for w in weights]
+    assert torch.allclose(functional.rnn_cell(x, h, *weights), torch.rnn_tanh_cell(x, h, *weights), atol=1e-6)
+    assert torch.allclose(functional.rnn_cell(x, h, *weights[:2], nonlinearity="relu"),
+                          torch.rnn_relu_cell(x, h, *weights[:2]), atol=1e-6)
