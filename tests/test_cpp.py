@@ -1,0 +1,23 @@
+"""The g++-only tests of csrc/cells, built and run. tests/deep/sanitizers.py builds test_kernels.cpp, which takes minutes."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CXX = os.environ.get("CXX", "c++")
+# As setup.py; gcc 12 takes AVX-512's undefined operands for uninitialised variables.
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+
+
+@pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
+@pytest.mark.parametrize("name", ["test_cells", "test_activations"])
+def test_cells(name, tmp_path):
+    program = tmp_path / name
+    subprocess.run([CXX, *FLAGS, f"-I{ROOT / 'csrc'}", ROOT / "tests/cpp" / f"{name}.cpp", "-o", program], check=True)
+    run = subprocess.run([program], capture_output=True, text=True)
+    print(run.stdout)
+    assert run.returncode == 0, run.stdout + run.stderr
