@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -19,6 +20,9 @@ from bench.shapes import CELLS, SUITES, Point
 def hasty(monkeypatch):
     for name, value in {"BATCH_SECONDS": 1e-4, "ROUNDS": 3, "ROUNDS_AT_LEAST": 2, "FRESH": 1}.items():
         monkeypatch.setattr(timing, name, value)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)  # a run sets its own
 
 
 @pytest.mark.parametrize("packed, mode", [(0, "forward"), (0, "train"), (0, "step"), (1, "forward"), (1, "train")])
