@@ -1,0 +1,157 @@
+// One row of one direction, step by step in double precision with plain loops: what the kernels are compared with. Written from
+// the formulas, sharing nothing with csrc but the enum of cells.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "args.h"
+
+namespace naive {
+
+using rnnk::Cell;
+using Vector = std::vector<double>;
+
+inline int64_t gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+
+// Also their gradients. w_hr is empty without a projection, the biases are zero where there are none.
+struct Weights {
+  Vector w_ih, w_hh, b_ih, b_hh, w_hr;
+};
+
+struct Sizes {
+  Cell cell;
+  int64_t I, H, P;  // P = H without a projection
+};
+
+// What a row does: index 0 of h and c is the initial state, step t makes index t + 1.
+struct Trace {
+  std::vector<Vector> x, h, c, hidden, gates;  // hidden: before the projection; gates: after the activations
+  std::vector<Vector> q;                       // GRU: W_hn h + b_hn
+};
+
+inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
+
+// y[m] += sum_k w[m, k] x[k]
+inline void multiply(const Vector& w, const Vector& x, Vector& y) {
+  for (size_t m = 0; m < y.size(); ++m)
+    for (size_t k = 0; k < x.size(); ++k) y[m] += w[m * x.size() + k] * x[k];
+}
+// x[k] += sum_m w[m, k] y[m]
+inline void multiply_transposed(const Vector& w, const Vector& y, Vector& x) {
+  for (size_t m = 0; m < y.size(); ++m)
+    for (size_t k = 0; k < x.size(); ++k) x[k] += w[m * x.size() + k] * y[m];
+}
+// w[m, k] += y[m] x[k]
+inline void add_outer(const Vector& y, const Vector& x, Vector& w) {
+  for (size_t m = 0; m < y.size(); ++m)
+    for (size_t k = 0; k < x.size(); ++k) w[m * x.size() + k] += y[m] * x[k];
+}
+inline void add(Vector& to, const Vector& from) {
+  for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+}
+
+inline void step(const Sizes& s, const Weights& w, Trace& trace, const Vector& x) {
+  const int64_t H = s.H;
+  const Vector &h = trace.h.back(), &c = trace.c.back();
+  Vector a = w.b_ih, b = w.b_hh, hidden(H), next_c(H), q(H);
+  multiply(w.w_ih, x, a);
+  multiply(w.w_hh, h, b);
+  for (int64_t u = 0; u < H; ++u) {
+    if (s.cell == Cell::lstm) {
+      for (int g : {0, 1, 3}) a[g * H + u] = logistic(a[g * H + u] + b[g * H + u]);
+      a[2 * H + u] = std::tanh(a[2 * H + u] + b[2 * H + u]);
+      next_c[u] = a[H + u] * c[u] + a[u] * a[2 * H + u];
+      hidden[u] = a[3 * H + u] * std::tanh(next_c[u]);
+    } else if (s.cell == Cell::gru) {
+      for (int g : {0, 1}) a[g * H + u] = logistic(a[g * H + u] + b[g * H + u]);
+      q[u] = b[2 * H + u];
+      a[2 * H + u] = std::tanh(a[2 * H + u] + a[u] * q[u]);
+      hidden[u] = (1 - a[H + u]) * a[2 * H + u] + a[H + u] * h[u];
+    } else {
+      a[u] += b[u];
+      hidden[u] = s.cell == Cell::rnn_tanh ? std::tanh(a[u]) : std::max(0.0, a[u]);
+    }
+  }
+  Vector state = hidden;
+  if (!w.w_hr.empty()) multiply(w.w_hr, hidden, state = Vector(s.P));
+  trace.x.push_back(x);
+  trace.h.push_back(state);
+  trace.c.push_back(next_c);
+  trace.hidden.push_back(hidden);
+  trace.gates.push_back(a);
+  trace.q.push_back(q);
+}
+
+inline Trace forward(const Sizes& s, const Weights& w, const std::vector<Vector>& x, const Vector& h0, const Vector& c0) {
+  Trace trace;
+  trace.h = {h0};
+  trace.c = {c0};
+  for (const Vector& row : x) step(s, w, trace, row);
+  return trace;
+}
+
+struct InputGradients {
+  std::vector<Vector> x;
+  Vector h0, c0;
+};
+
+// D(pre-activations) that meet x and those that meet h, from D(hidden); d_h gets what passes by W_hh, d_c becomes D(c).
+inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Vector& d_hidden, Vector& a, Vector& b, Vector& d_h, Vector& d_c) {
+  const int64_t H = s.H;
+  const Vector &gates = trace.gates[t], &h = trace.h[t], &c = trace.c[t];
+  for (int64_t u = 0; u < H; ++u) {
+    const double d = d_hidden[u];
+    if (s.cell == Cell::lstm) {
+      const double i = gates[u], f = gates[H + u], g = gates[2 * H + u], o = gates[3 * H + u], tanh_c = std::tanh(trace.c[t + 1][u]);
+      const double d_next = d_c[u] + d * o * (1 - tanh_c * tanh_c);
+      a[u] = d_next * g * i * (1 - i);
+      a[H + u] = d_next * c[u] * f * (1 - f);
+      a[2 * H + u] = d_next * i * (1 - g * g);
+      a[3 * H + u] = d * tanh_c * o * (1 - o);
+      d_c[u] = d_next * f;
+    } else if (s.cell == Cell::gru) {
+      const double r = gates[u], z = gates[H + u], n = gates[2 * H + u];
+      const double d_n = d * (1 - z) * (1 - n * n);
+      a[u] = d_n * trace.q[t][u] * r * (1 - r);
+      a[H + u] = d * (h[u] - n) * z * (1 - z);
+      a[2 * H + u] = d_n;
+      d_h[u] += d * z;
+    } else {
+      const double y = trace.hidden[t][u];
+      a[u] = s.cell == Cell::rnn_tanh ? d * (1 - y * y) : y > 0 ? d : 0;
+    }
+  }
+  b = a;
+  if (s.cell == Cell::gru)
+    for (int64_t u = 0; u < H; ++u) b[2 * H + u] = a[2 * H + u] * gates[u];
+}
+
+// Adds to d_w; d_h and d_c come in as the gradients of h_n and c_n.
+inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& trace, const std::vector<Vector>& d_out, Vector d_h, Vector d_c, Weights& d_w) {
+  InputGradients result;
+  result.x.resize(trace.x.size());
+  for (size_t t = trace.x.size(); t-- > 0;) {
+    add(d_h, d_out[t]);
+    Vector d_hidden = d_h;
+    if (!w.w_hr.empty()) {
+      add_outer(d_h, trace.hidden[t], d_w.w_hr);
+      multiply_transposed(w.w_hr, d_h, d_hidden = Vector(s.H));
+    }
+    const size_t rows = size_t(gate_count(s.cell) * s.H);
+    Vector a(rows), b;
+    d_h = Vector(s.P);
+    cell_backward(s, trace, t, d_hidden, a, b, d_h, d_c);
+    add_outer(a, trace.x[t], d_w.w_ih);
+    add_outer(b, trace.h[t], d_w.w_hh);
+    add(d_w.b_ih, a);
+    add(d_w.b_hh, b);
+    multiply_transposed(w.w_ih, a, result.x[t] = Vector(s.I));
+    multiply_transposed(w.w_hh, b, d_h);
+  }
+  result.h0 = d_h;
+  result.c0 = d_c;
+  return result;
+}
+
+}  // namespace naive

@@ -1,0 +1,149 @@
+// The CPU kernels of every ISA this CPU runs against naive.h: values, equal bits for any number of threads and any batch, and,
+// built with AddressSanitizer, that they touch nothing but their arrays (problem.h). Links csrc/cpu/*.cpp only, no torch.
+// `test_kernels quick` is the small selection for ThreadSanitizer.
+#include "compare.h"
+#include "cpu/partition.h"
+
+using rnnk::Cell;
+using rnnk::cpu::Kernels;
+
+// How the calls were split over threads, to see that the cases reach every way of doing it.
+struct Coverage {
+  bool members = false, teams = false, groups = false;
+
+  template <class T>
+  void note(const Case& c, const std::string& isa, int threads) {
+    const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
+    const rnnk::cpu::StepCost cost{c.T, c.B, c.gates() * c.H, c.state(), c.H, c.D, lanes, int(sizeof(T))};
+    const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
+    members |= p.members > 1;
+    teams |= p.teams() > 1;
+    groups |= p.groups > 1;
+  }
+} coverage;
+
+std::vector<Kernels> tables() {
+  __builtin_cpu_init();
+  std::vector<Kernels> all = {rnnk::cpu::baseline::table()};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(rnnk::cpu::avx2::table());
+  if (std::string(rnnk::cpu::kernels().isa) == "avx512") all.push_back(rnnk::cpu::avx512::table());
+  return all;
+}
+
+template <class T>
+void test_case(const Case& c, const Kernels& table, const Problem<T>& p, const Expected& expected, bool rows) {
+  const std::string name = std::string(table.isa) + (sizeof(T) == 4 ? " float " : " double ") + c.name();
+  const Outputs<T> outputs = forward(table, p, 1);
+  compare(name, expected, outputs);
+  check_same(name + " without saving", outputs, forward(table, p, 1, false));
+  const Outputs<T> saved = outputs;
+  const Gradients<T> gradients = backward(table, p, saved, 1);
+  compare(name, expected, gradients);
+  check(saved.gates.same_bits(outputs.gates) && saved.cells.same_bits(outputs.cells) && saved.out.data.same_bits(outputs.out.data),
+        "%s: the backward pass wrote into what was saved", name.c_str());
+  for (int threads : {2, 3, 4}) {
+    coverage.note<T>(c, table.isa, threads);
+    const std::string with = name + " with " + std::to_string(threads) + " threads";
+    const Outputs<T> again = forward(table, p, threads);
+    check_same(with, outputs, again);
+    check(outputs.gates.size() == again.gates.size() && outputs.cells.size() == again.cells.size(), "%s: saved sizes", with.c_str());
+    check_same(with, gradients, backward(table, p, again, threads));
+  }
+  if (rows)
+    for (int64_t row : {int64_t(0), c.B / 2, c.B - 1}) check_row(name, table, p, row, outputs, gradients);
+}
+
+// Missing cotangents count as zero; a gradient that is not wanted changes no other.
+template <class T>
+void test_null_pointers(const Case& c, const Kernels& table) {
+  const Problem<T> p(c);
+  const std::string name = std::string(table.isa) + " " + c.name();
+  const Outputs<T> outputs = forward(table, p, 2);
+  const Gradients<T> all = backward(table, p, outputs, 2);
+  for (int bit = 3; bit < 11; ++bit)
+    check_same(name + " without result " + std::to_string(bit), all, backward(table, p, outputs, 2, 1u << bit), 1u << bit);
+  for (unsigned bits = 1; bits < 8; ++bits) {
+    Problem<T> zeroed = p;
+    const auto clear = [](const Buffer<T>& b) { std::fill_n(b.data(), b.size(), T(0)); };
+    if (bits & 1) clear(zeroed.d_out.data);
+    if (bits & 2) clear(zeroed.d_h_n);
+    if (bits & 4) clear(zeroed.d_c_n);
+    compare(name + " without cotangents " + std::to_string(bits), expect(zeroed), backward(table, p, outputs, 2, bits));
+  }
+}
+
+template <class T>
+void test_all_tables(const Case& c, bool rows = false) {
+  const Problem<T> p(c);
+  const Expected expected = expect(p);
+  for (const Kernels& table : tables()) test_case<T>(c, table, p, expected, rows);
+}
+
+constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::rnn_tanh, Cell::rnn_relu};
+
+void test_shapes(Case c) {
+  struct Sizes { int64_t T, B, I, H; };
+  constexpr Sizes sizes[] = {{1, 1, 1, 1},  {1, 1, 5, 3},   {4, 1, 7, 17}, {5, 3, 2, 16}, {3, 5, 9, 33}, {2, 0, 3, 4},  {6, 7, 4, 8},
+                             {3, 17, 20, 40}, {2, 100, 3, 5}, {70, 9, 6, 20}, {4, 3, 0, 5}, {130, 1, 3, 2}, {2, 13, 65, 127}};
+  for (const Sizes& s : sizes) {
+    c.T = s.T, c.B = s.B, c.I = s.I, c.H = s.H;
+    test_all_tables<float>(c, c.B > 1);
+    test_all_tables<double>(c, c.B > 1);
+  }
+}
+
+void test_layouts() {
+  for (Cell cell : cells)
+    for (int D : {1, 2})
+      for (Layout layout : {Layout::full, Layout::batch_first, Layout::lengths, Layout::packed, Layout::nothing})
+        test_shapes({cell, 0, 0, 0, 0, 0, D, layout, layout != Layout::packed});
+}
+
+// Up to P = H; torch.nn allows P < H.
+void test_projections() {
+  for (Layout layout : {Layout::full, Layout::lengths, Layout::batch_first})
+    for (auto [T, B, I, H, P] : {std::array<int64_t, 5>{1, 1, 1, 2, 1}, {5, 3, 4, 17, 5}, {3, 8, 3, 70, 33}, {130, 2, 2, 5, 5}, {2, 0, 3, 4, 2}}) {
+      const Case c{Cell::lstm, T, B, I, H, P, 2, layout};
+      test_all_tables<float>(c, B > 1);
+      test_all_tables<double>(c, B > 1);
+    }
+}
+
+// Layers large enough to be split over threads: by columns, by rows, by direction.
+void test_teams() {
+  for (Cell cell : cells)
+    for (auto [T, B, H] : {std::array<int64_t, 3>{12, 1, 160}, {6, 16, 96}, {3, 200, 48}})
+      for (Layout layout : {Layout::full, Layout::lengths}) {
+        test_all_tables<float>({cell, T, B, 24, H, 0, 1, layout}, true);
+        test_all_tables<double>({cell, T, B, 24, H, 0, 2, layout});
+        if (cell == Cell::lstm) test_all_tables<float>({cell, T, B, 24, H, H / 3, 2, layout}, true);
+      }
+}
+
+void test_quick() {
+  for (Cell cell : cells)
+    for (Layout layout : {Layout::full, Layout::lengths})
+      for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}}) {
+        const Case c{cell, T, B, 9, H, 0, int(D), layout};
+        test_all_tables<float>(c);
+        if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout});
+      }
+}
+
+int main(int count, char** words) {
+  if (count > 1 && std::string(words[1]) == "quick") {
+    test_quick();
+  } else {
+    test_layouts();
+    test_projections();
+    test_teams();
+    for (Cell cell : cells)
+      for (const Kernels& table : tables()) {
+        test_null_pointers<double>({cell, 4, 5, 3, 19, 0, 2, Layout::lengths}, table);
+        if (cell == Cell::lstm) test_null_pointers<double>({cell, 4, 5, 3, 19, 7, 2, Layout::lengths}, table);
+      }
+    check(coverage.groups, "no case had several groups of rows");
+  }
+  check(coverage.members && coverage.teams, "no case had a team of several threads, or several teams");
+  return finish("test_kernels");
+}
