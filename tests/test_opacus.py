@@ -3,6 +3,7 @@
 import importlib
 import unittest
 
+import hypothesis
 import pytest
 import torch
 
@@ -34,6 +35,7 @@ def test_same_numbers(cell, bias, L, D):
 
 def test_their_own_test_passes_on_ours(monkeypatch):
     """The test in opacus' wheel compares torch.nn with its layers; here torch.nn is ours."""
+    hypothesis.settings.load_profile("default")  # torch.testing loads one of ten examples, for every test of the process
     calls, forward = [], rnnkernels.layers._Fused.forward
     monkeypatch.setattr(rnnkernels.layers._Fused, "forward", lambda *args, **kw: (calls.append(1), forward(*args, **kw))[1])
     deterministic = torch.are_deterministic_algorithms_enabled()
