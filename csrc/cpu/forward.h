@@ -4,6 +4,7 @@
 // one product and the cell's equations run on them while they are in the L1. Per chunk of steps: the x products of the chunk
 // (they need no recurrence, so a batch of one still gets full register tiles); then per step, for each panel: h product, cell.
 // A thread computes only its own panels' columns of both, so the team meets once a step (twice with a projection).
+// Where T * B rows are too few to repay packing, the products read the weights where they lie, in the same order of sums.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -40,7 +41,7 @@ class Forward {
   const Shape s_;
   const Partition partition_;
   const int64_t panels_, Hp_, group_rows_, chunk_steps_, x_stride_;
-  const bool projected_;
+  const bool projected_, direct_;
   Barriers barriers_;
   T *w_ih_[2], *w_hh_[2], *bias_[2];
   T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
@@ -59,12 +60,13 @@ class Forward {
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         chunk_steps_(std::max<int64_t>(1, std::min(s_.T, 64 / std::max<int64_t>(1, group_rows_)))),
         x_stride_((panels_ + partition.members - 1) / partition.members * width),
-        projected_(args.weights[0].w_hr) {
+        projected_(args.weights[0].w_hr),
+        direct_(s_.T * s_.B <= most_direct_rows) {
     Arena arena(workspace);
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
-      w_ih_[d] = arena.take<T>(panels_ * width * s_.I);
-      w_hh_[d] = arena.take<T>(panels_ * width * s_.P);
+      w_ih_[d] = direct_ ? nullptr : arena.take<T>(panels_ * width * s_.I);
+      w_hh_[d] = direct_ ? nullptr : arena.take<T>(panels_ * width * s_.P);
       bias_[d] = arena.take<T>(C::biases * panels_ * units);
       carry_[d] = C::has_cell_state ? arena.take<T>(s_.B * Hp_) : nullptr;
       if (!projected_) continue;
@@ -110,8 +112,10 @@ class Forward {
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int d = int(i / panels_);
       const int64_t p = i % panels_;
-      pack_panel(a_.weights[d].w_ih, s_.I, p, w_ih_[d]);
-      pack_panel(a_.weights[d].w_hh, s_.P, p, w_hh_[d]);
+      if (!direct_) {
+        pack_panel(a_.weights[d].w_ih, s_.I, p, w_ih_[d]);
+        pack_panel(a_.weights[d].w_hh, s_.P, p, w_hh_[d]);
+      }
       pack_bias(a_.weights[d], p, bias_[d]);
     }
     if (!projected_) return;
@@ -122,15 +126,29 @@ class Forward {
   }
 
   void pack_panel(const T* w, int64_t K, int64_t p, T* packed) const {
-    T* panel = packed + p * K * width;
-    for (int column = 0; column < width; column += V::lanes) {
-      const int gate = column / units;
-      const T* rows[V::lanes];
-      for (int l = 0; l < V::lanes; ++l) {
-        const int64_t u = p * units + column % units + l;
-        rows[l] = u < s_.H ? w + (gate * s_.H + u) * K : nullptr;
-      }
-      transpose_rows(rows, K, panel + column, width);
+    for (int v = 0; v < registers; ++v) transpose_rows(weight_rows(w, K, p, v).row, K, packed + p * K * width + v * V::lanes, width);
+  }
+
+  // The rows of W_ih or W_hh behind register v of panel p. Past the last unit there is nothing to read: any row will do, for no
+  // one looks at what becomes of it.
+  struct WeightRows {
+    const T* row[V::lanes];
+  };
+  WeightRows weight_rows(const T* w, int64_t K, int64_t p, int v) const {
+    const int gate = v / per_gate;
+    const int64_t first = p * units + v % per_gate * V::lanes;
+    WeightRows rows;
+    for (int l = 0; l < V::lanes; ++l) rows.row[l] = w + (gate * s_.H + std::min(first + l, s_.H - 1)) * K;
+    return rows;
+  }
+
+  // Panel p of rows times the transpose of w, to[m * stride].
+  void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const T* packed, int64_t p, T* to, int64_t stride) const {
+    if (!direct_) return rows_product<registers>(rows, M, whole_row(K), packed + p * K * width, Target<T>{to, stride, nullptr, 0, width});
+    if (M == 0) return;
+    for (int v = 0; v < registers; ++v) {
+      const WeightRows columns = weight_rows(w, K, p, v);
+      with_constant<most_direct_rows>(int(M), [&](auto MR) { direct_tile<MR>(rows, columns.row, K, to + v * V::lanes, stride); });
     }
   }
 
@@ -192,8 +210,7 @@ class Forward {
       for (int64_t i = 0; i < n; ++i) task.s.x_rows[rows++] = a_.x.at(a_.schedule, t, row(task, i));
     }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p)
-      rows_product<registers>(task.s.x_rows, rows, whole_row(s_.I), w_ih_[task.d] + p * s_.I * width,
-                              Target<T>{task.s.x_product, x_stride_, nullptr, (p - task.panels.begin) * width, width});
+      multiply(task.s.x_rows, rows, s_.I, a_.weights[task.d].w_ih, w_ih_[task.d], p, task.s.x_product + (p - task.panels.begin) * width, x_stride_);
   }
 
   // One step of n rows.
@@ -201,8 +218,7 @@ class Forward {
     Scratch& s = task.s;
     for (int64_t i = 0; i < n; ++i) s.out_rows[i] = a_.out.at(a_.schedule, t, row(task, i)) + task.d * s_.P;
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
-      rows_product<registers>(s.h_rows, n, whole_row(s_.P), w_hh_[task.d] + p * s_.P * width,
-                              Target<T>{s.h_product, width, nullptr, 0, width});
+      multiply(s.h_rows, n, s_.P, a_.weights[task.d].w_hh, w_hh_[task.d], p, s.h_product, width);
       for (int64_t i = 0; i < n; ++i)
         apply_cell(task, t, p, i, x_product + i * x_stride_ + (p - task.panels.begin) * width, s.h_product + i * width);
     }

@@ -132,17 +132,49 @@ RNNK_NOINLINE void packed_tile(const T* a, int64_t K, const T* panel, const Targ
   tile_product<MR, NV>([=](int64_t) { return PackedA<T, MR>{a}; }, whole_row(K), panel, c, m0, valid);
 }
 
-// rows[l][0..columns) for l < lanes, transposed: to[k * stride + l]. Null rows read as zero.
+// rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].
 template <class T>
 void transpose_rows(const T* const* rows, int64_t columns, T* to, int64_t stride) {
   using V = Vec<T>;
   for (int64_t k = 0; k < columns; k += V::lanes) {
     V block[V::lanes];
-    for (int l = 0; l < V::lanes; ++l) block[l] = rows[l] ? load_upto(rows[l] + k, columns - k) : V(0);
+    for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(rows[l] + k, columns - k);
     transpose(block);
     const int64_t valid = std::min<int64_t>(V::lanes, columns - k);
     for (int64_t l = 0; l < valid; ++l) block[l].store(to + (k + l) * stride);
   }
+}
+
+constexpr int most_direct_rows = 8;
+
+// C[m][l] = sum over k of a[m][k] w[l][k] for lanes columns l, from the rows w of a matrix that is not packed: blocks of it are
+// transposed in registers. The same chains as a panel's, so the same bits; pays as long as A has few rows.
+template <int MR, class T>
+RNNK_NOINLINE void direct_tile(const T* const* a, const T* const* w, int64_t K, T* c, int64_t stride) {
+  using V = Vec<T>;
+  V acc[MR], block[V::lanes];
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m) acc[m] = V(0);
+  int64_t k = 0;
+  for (; k + V::lanes <= K; k += V::lanes) {
+#pragma GCC unroll 16
+    for (int l = 0; l < V::lanes; ++l) block[l] = V::load(w[l] + k);
+    transpose(block);
+#pragma GCC unroll 16
+    for (int j = 0; j < V::lanes; ++j)
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), block[j], acc[m]);
+  }
+  if (k < K) {
+    T rest[V::lanes * V::lanes];
+    for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(w[l] + k, K - k);
+    transpose(block);
+    for (int j = 0; j < V::lanes; ++j) block[j].store(rest + j * V::lanes);
+    for (int64_t j = 0; k + j < K; ++j)
+      for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), V::load(rest + j * V::lanes), acc[m]);
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m) acc[m].store(c + m * stride);
 }
 
 // A matrix of `columns` columns cut into panels of `width`: as wide as the register tile, narrower for a narrow matrix.
@@ -168,14 +200,11 @@ struct Panels {
     for (int64_t k = 0; k < K; ++k) pack_row(panel(p) + k * width(), matrix + k * columns, p * width());
   }
 
-  // Panel p of the transpose of a matrix [columns][K].
+  // Panel p of the transpose of a matrix [columns][K]; its columns past the last are never stored.
   void pack_transposed(int64_t p, const T* matrix) const {
     for (int v = 0; v < registers; ++v) {
       const T* rows[lanes];
-      for (int l = 0; l < lanes; ++l) {
-        const int64_t column = p * width() + v * lanes + l;
-        rows[l] = column < columns ? matrix + column * K : nullptr;
-      }
+      for (int l = 0; l < lanes; ++l) rows[l] = matrix + std::min(p * width() + v * lanes + l, columns - 1) * K;
       transpose_rows(rows, K, panel(p) + v * lanes, width());
     }
   }

@@ -48,14 +48,14 @@ struct Partition {
   int teams() const { return threads / members; }
 };
 
-struct StepCost {
-  int64_t T, B, rows_of_weights, K, H;  // rows_of_weights = G * H
+struct LayerCost {
+  int64_t T, B, columns, I, K;  // columns = G * H of each step's products, over I and K = P
   int D, lanes, element;
 };
 
-// Cycles of a whole layer under a partition, from the three things that bound a step: multiplies, weight bytes, the barrier.
-inline double cycles(const StepCost& cost, const Partition& p) {
-  const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.rows_of_weights) / p.members;
+// Cycles of a whole layer under a partition: packing, and what bounds a step: multiplies, weight bytes, the barrier.
+inline double cycles(const LayerCost& cost, const Partition& p) {
+  const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.columns) / p.members;
   const double arithmetic = rows * columns * double(cost.K) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
   const double bytes = columns * double(cost.K) * cost.element;
   const double bandwidth = bytes < 24e3 ? 64 : bytes < 800e3 ? 32 : 9;  // L1, L2 and L3 bytes a cycle
@@ -63,11 +63,12 @@ inline double cycles(const StepCost& cost, const Partition& p) {
   const double barrier = p.members > 1 ? 400 : 0;
   const double step = std::max(arithmetic, bytes / bandwidth) + gates + barrier + 100;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
-  return rounds * double(cost.T) * step + (p.threads > 1 ? 4000 : 0);
+  const double packing = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / 10 / p.threads;
+  return packing + rounds * double(cost.T) * step + (p.threads > 1 ? 8000 : 0);
 }
 
 // The cheapest of the splits into equal teams. Every choice gives the same bits.
-inline Partition choose_partition(const StepCost& cost, int threads) {
+inline Partition choose_partition(const LayerCost& cost, int threads) {
   constexpr int64_t most_rows = 96;  // more rows a group would push its x products and states out of the L2
   Partition best;
   double least = -1;

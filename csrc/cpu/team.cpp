@@ -31,7 +31,7 @@ void run_member(TeamBody body, void* context, int thread, int threads) {
 
 void Barrier::await(uint32_t turn) {
   for (int spins = 0; turn_.load(std::memory_order_acquire) == turn; ++spins) {
-    if (spins < 20000) _mm_pause();
+    if (spins < 1000) _mm_pause();
     else sched_yield();
   }
 }
