@@ -1,0 +1,96 @@
+"""The faults that the fast tests must see: each an exact replacement in a source file, which must find its text exactly once.
+
+A fault changes one thing a person could get wrong and keeps the code compiling. When the code changes and a text is gone,
+mutate.py says so and fails: rewrite the mutant, do not drop it.
+"""
+
+from dataclasses import dataclass
+
+LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
+FORWARD, BACKWARD, GRADIENTS, GEMM = (f"csrc/cpu/{name}.h" for name in ("forward", "backward", "gradients", "gemm"))
+SCHEDULE, LAYER, AUTOGRAD = (f"csrc/torch/{name}.cpp" for name in ("schedule", "layer", "autograd"))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+STALE_WEIGHTS = """if (layer[k].defined() && k == W_HH) {
+        static std::vector<std::pair<const void*, Tensor>> packed;
+        for (const auto& [address, copy] : packed)
+          if (address == layer[k].const_data_ptr() && copy.sizes() == layer[k].sizes() && copy.dtype() == layer[k].dtype()) arguments[k] = copy;
+        if (!arguments[k].defined()) packed.emplace_back(layer[k].const_data_ptr(), arguments[k] = layer[k].clone().contiguous());
+      } else if (layer[k].defined()) arguments[k] = layer[k].contiguous();"""
+
+INVERSE_ORDER = """  const std::vector<int64_t> sorted(order(), order() + B);
+  for (int64_t b = 0; b < B; ++b) order()[sorted[b]] = b;
+  for (int64_t t = T - 2;"""
+
+MUTANTS = [
+    # The LSTM's equations.
+    Mutant("LSTM: input and forget gate swapped", LSTM, "i = sigmoid(x[0] + h[0] + b[0]), f = sigmoid(x[1] + h[1] + b[1])",
+           "f = sigmoid(x[0] + h[0] + b[0]), i = sigmoid(x[1] + h[1] + b[1])"),
+    Mutant("LSTM: h' scaled by 1.001", LSTM, "return {o * tanh(c), c,", "return {V(1.001) * o * tanh(c), c,"),
+    Mutant("LSTM: b_hh dropped", LSTM, "b[g] = b_ih(g) + b_hh(g)", "b[g] = b_ih(g) + S(0) * b_hh(g)"),
+    Mutant("LSTM: output gate's gradient scaled by 1.001", LSTM, "d_h * t * (o * (one - o))", "V(1.001) * d_h * t * (o * (one - o))"),
+    Mutant("LSTM: D(c) from the next step dropped", LSTM, "fma(V(0) - t, t, one), d_carry)", "fma(V(0) - t, t, one), V(0) * d_carry)"),
+    Mutant("LSTM: projection's h' without tanh", LSTM, "return saved[3] * tanh(state)", "return saved[3] * state"),
+    # The GRU's.
+    Mutant("GRU: reset and update gate swapped", GRU, "r = sigmoid(x[0] + h[0] + b[0]), z = sigmoid(x[1] + h[1] + b[1])",
+           "z = sigmoid(x[0] + h[0] + b[0]), r = sigmoid(x[1] + h[1] + b[1])"),
+    Mutant("GRU: b_hn outside the reset gate", GRU, "b[2] = b_ih(2);\n    b[3] = b_hh(2);", "b[2] = b_ih(2) + b_hh(2);\n    b[3] = S(0);"),
+    Mutant("GRU: h enters h' late by a factor 0.999", GRU, "fma(z, carry - n, n)", "fma(z, V(0.999) * carry - n, n)"),
+    Mutant("GRU: gradients of n's two products exchanged", GRU, "hidden_slots[] = {0, 1, 3}", "hidden_slots[] = {0, 1, 2}"),
+    Mutant("GRU: D(z) with n for h", GRU, "d * (previous - n)", "d * (n - n)"),
+    Mutant("GRU: D(h) past W_hh dropped", GRU, "d_n * r}, d * z}", "d_n * r}, V(0) * d * z}"),
+    # The simple network's.
+    Mutant("RNN: relu leaks", RNN, "select(a < V(0), V(0), a)", "select(a < V(0), V(0.001) * a, a)"),
+    Mutant("RNN: relu's gradient ignores the sign", RNN, "select(V(0) < y, d, V(0))", "select(V(0) < y, d, d)"),
+    Mutant("RNN: tanh' is 1 - y", RNN, "fma(V(0) - y, y, V(1))", "(V(1) - y)"),
+    Mutant("tanh: a float constant off in the fourth digit", ACTIVATIONS, "1.33314422036e-1", "1.33414422036e-1"),
+    Mutant("tanh: a double constant off in the tenth digit", ACTIVATIONS, "2.23548839060100448583e3", "2.23548839160100448583e3"),
+    # The forward loop.
+    Mutant("forward: the reverse direction runs forward", FORWARD, "return task.d == 0 ? step : s_.T - 1 - step", "return step"),
+    Mutant("forward: the reverse direction's packed W_hh ignored", FORWARD, "pack_panel(a_.weights[d].w_hh,", "pack_panel(a_.weights[0].w_hh,"),
+    Mutant("forward: the reverse direction's unpacked W_ih ignored", FORWARD, "a_.weights[task.d].w_ih, w_ih_", "a_.weights[0].w_ih, w_ih_"),
+    Mutant("forward: c stays at c0 when it is saved", FORWARD, "if (C::has_cell_state && a_.cells) s.carry_rows[i]", "if (false) s.carry_rows[i]"),
+    Mutant("forward: h_n in sorted order", FORWARD, "to = task.d * s_.B + a_.schedule.order[row(task, i)]", "to = task.d * s_.B + row(task, i)"),
+    Mutant("forward: x products of ragged steps misplaced", FORWARD, "x_product += n * x_stride_", "x_product += group_rows_ * x_stride_"),
+    Mutant("forward: no barrier after the cells", FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"),
+    Mutant("product: one row rounds unlike several", GEMM, "acc[m][v] = fma(broadcast, b[v], acc[m][v])",
+           "acc[m][v] = MR == 1 ? broadcast * b[v] + acc[m][v] : fma(broadcast, b[v], acc[m][v])"),
+    # The backward loop.
+    Mutant("backward: the reverse direction runs forward", BACKWARD, "t = task.d == 0 ? step : s_.T - 1 - step", "t = step"),
+    Mutant("backward: d_out of the first direction for both", BACKWARD, "row(task, i)) + task.d * s_.P + u, s_.P - u);\n  }",
+           "row(task, i)) + u, s_.P - u);\n  }"),
+    Mutant("backward: D(c) starts at a stale value", BACKWARD, ": V(0)).store(d_carry_", ": V(0.001)).store(d_carry_"),
+    Mutant("backward: saved gates overwritten", BACKWARD, "d.carry.store(carry);",
+           "d.carry.store(carry);\n    if (C::saved) d.slots[0].store(const_cast<T*>(a_.gates) + in_direction * C::saved * Hp_ + u);"),
+    Mutant("backward: d_h0 without what passed W_hh", BACKWARD, "C::blends_state ? d_h[u] + carry[u] : d_h[u]", "d_h[u]"),
+    Mutant("backward: d_c0 in sorted order", BACKWARD, "a_.d_c0 + to * s_.H", "a_.d_c0 + (task.d * s_.B + b) * s_.H"),
+    # Weight and input gradients.
+    Mutant("gradients: every weight gradient counted twice", GEMM, "PackedA<T, MR>{a}; }, whole_row(K), panel, c, m0, valid);",
+           "PackedA<T, MR>{a}; }, whole_row(K), panel, c, m0, valid);\n  Target<T> again = c;\n  again.store = Store::add;\n"
+           "  tile_product<MR, NV>([=](int64_t) { return PackedA<T, MR>{a}; }, whole_row(K), panel, again, m0, valid);"),
+    Mutant("gradients: the last chunk of tokens dropped", GRADIENTS, "begin < a_->shape.N; begin += token_chunk) {\n        const int64_t K",
+           "begin == 0 || begin + token_chunk <= a_->shape.N; begin += token_chunk) {\n        const int64_t K"),
+    Mutant("gradients: a later chunk replaces the sum", GRADIENTS, "begin ? Store::add : Store::overwrite", "Store::overwrite"),
+    Mutant("gradients: d_x of the second direction only", GRADIENTS, "d == 0 ? Store::overwrite : Store::continue_chain", "Store::overwrite"),
+    Mutant("gradients: d_x rounds by its place in a chunk", GRADIENTS, "d == 0 ? Store::overwrite : Store::continue_chain",
+           "d == 0 ? Store::overwrite : begin == mine.begin ? Store::continue_chain : Store::add"),
+    Mutant("gradients: h0 in sorted order", GRADIENTS, "return a.h0 + (d * a.shape.B + a.schedule.order[b])", "return a.h0 + (d * a.shape.B + b)"),
+    Mutant("gradients: reverse W_hh reads padding", GRADIENTS, "t + 1 < a.shape.T && b < a.schedule.active[t + 1] ? t + 1", "t + 1 < a.shape.T ? t + 1"),
+    Mutant("gradients: W_hh's with the state after the step", GRADIENTS, "return state_before(*a_, d, at.t, at.b);",
+           "return a_->out.at(a_->schedule, at.t, at.b) + d * a_->shape.P;"),
+    Mutant("gradients: bias sum misses a token of each chunk", GRADIENTS, "for (int64_t token = begin; token < end", "for (int64_t token = begin + 1; token < end"),
+    # Lengths and the torch side.
+    Mutant("lengths: off by one", SCHEDULE, "if (length[b] > 0) ++active()[length[b] - 1]", "if (length[b] > 1) ++active()[length[b] - 2]"),
+    Mutant("lengths: the inverse order", SCHEDULE, "  for (int64_t t = T - 2;", INVERSE_ORDER),
+    Mutant("layer: weights kept by address", LAYER, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
+    Mutant("layer: d_c_n ignored", LAYER, "args.d_c_n = input_or_null<T>(d_c_n);", "args.d_c_n = nullptr;"),
+    Mutant("autograd: a wanted gradient skipped", AUTOGRAD, "ctx->needs_input_grad(edge++)) needs |=", "ctx->needs_input_grad(edge++) && k != H0) needs |="),
+]

@@ -1,0 +1,92 @@
+"""Plants each fault of mutants.py in a scratch copy, rebuilds it and runs the fast tests, which must fail.
+
+    python tests/deep/mutate.py [WORD ...]     only the mutants whose name contains a word
+
+Prints which test kills which mutant, writes the table to build/deep/mutants.md, and exits 1 if one survives, does not
+compile, or no longer finds its text.
+"""
+
+import re
+import subprocess
+import sys
+import time
+
+from mutants import MUTANTS
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from tree import ROOT, SCRATCH, Tree
+
+TIMEOUT = 900  # a missing barrier may hang
+
+
+def stale(mutant):
+    count = (ROOT / mutant.file).read_text().count(mutant.old)
+    return None if count == 1 else f"{mutant.name}: its text occurs {count} times in {mutant.file}"
+
+
+def killer(result):
+    """The first failing test's name, or how the run ended."""
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", result.stdout, re.MULTILINE)
+    return failed.group(1) if failed else f"pytest ended with {result.returncode}"
+
+
+def verdict(tree, mutant):
+    """(killed, by what)."""
+    source = tree.path / mutant.file
+    original = source.read_text()
+    source.write_text(original.replace(mutant.old, mutant.new))
+    try:
+        build = tree.build()
+        if build.returncode:
+            return False, "does not compile: " + next((line for line in build.stdout.splitlines() if "error:" in line), "")
+        result = tree.fast_tests(timeout=TIMEOUT)
+        return result.returncode != 0, killer(result) if result.returncode else "survived"
+    except subprocess.TimeoutExpired:
+        return True, "hangs"
+    finally:
+        source.write_text(original)
+
+
+def run(tree, mutants, console):
+    rows = []
+    columns = (TextColumn("{task.description:60.60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(mutants))
+        for mutant in mutants:
+            progress.update(bar, description=mutant.name)
+            start = time.monotonic()
+            killed, by = verdict(tree, mutant)
+            rows.append((mutant, killed, by, time.monotonic() - start))
+            progress.console.print(f"{'killed' if killed else '[red]SURVIVED[/]'}  {mutant.name}: {by}", highlight=False)
+            progress.advance(bar)
+    return rows
+
+
+def report(rows, console):
+    table = Table("mutant", "killed by", "s", title=f"{sum(killed for _, killed, _, _ in rows)} of {len(rows)} mutants killed")
+    for mutant, killed, by, seconds in rows:
+        table.add_row(mutant.name, by if killed else f"[red]{by}[/]", f"{seconds:.0f}")
+    console.print(table)
+    lines = [f"| {mutant.name} | {'' if killed else '**'}`{by}`{'' if killed else '**'} |" for mutant, killed, by, _ in rows]
+    (SCRATCH / "mutants.md").write_text("\n".join(["| mutant | killed by |", "|---|---|", *lines, ""]))
+
+
+def main(words):
+    console = Console()
+    mutants = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    gone = [message for message in map(stale, mutants) if message]
+    if gone:
+        sys.exit("\n".join(gone))
+    tree = Tree("mutants", "-O1 -g0")
+    with console.status("building the copy and running its fast tests without a fault"):
+        for result in (tree.build(), tree.fast_tests()):
+            if result.returncode:
+                sys.exit(result.stdout[-4000:] + "\nThe unchanged copy fails.")
+    rows = run(tree, mutants, console)
+    report(rows, console)
+    sys.exit(not all(killed for _, killed, _, _ in rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
