@@ -14,7 +14,7 @@ struct Coverage {
   template <class T>
   void note(const Case& c, const std::string& isa, int threads) {
     const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
-    const rnnk::cpu::StepCost cost{c.T, c.B, c.gates() * c.H, c.state(), c.H, c.D, lanes, int(sizeof(T))};
+    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T))};
     const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
     members |= p.members > 1;
     teams |= p.teams() > 1;
@@ -23,11 +23,15 @@ struct Coverage {
 } coverage;
 
 std::vector<Kernels> tables() {
+#ifdef RNNK_ONE_ISA
+  return {rnnk::cpu::kernels()};
+#else
   __builtin_cpu_init();
   std::vector<Kernels> all = {rnnk::cpu::baseline::table()};
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(rnnk::cpu::avx2::table());
   if (std::string(rnnk::cpu::kernels().isa) == "avx512") all.push_back(rnnk::cpu::avx512::table());
   return all;
+#endif
 }
 
 template <class T>
