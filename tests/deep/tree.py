@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 SCRATCH = ROOT / "build" / "deep"
-COPIED = ("csrc", "rnnkernels", "tests", "setup.py", "pyproject.toml")
+COPIED = ("csrc", "rnnkernels", "tests", "bench", "examples", "setup.py", "pyproject.toml")
 BUILT = {".so", ".pyc"}
 
 # As csrc/cpu/kernels.cpp decides.
