@@ -53,7 +53,7 @@ struct Gru {
   RNNK_FN static Gradients vjp(const V (&saved)[4], V /*state*/, V previous, V d_h, V d_carry) {
     const V r = saved[0], z = saved[1], n = saved[2], q = saved[3], one = V(1);
     const V d = d_h + d_carry;
-    const V d_n = d * (one - z) * fma(V(0) - n, n, one);
-    return {{d_n * q * (r * (one - r)), d * (previous - n) * (z * (one - z)), d_n, d_n * r}, d * z};
+    const V d_a = d * (one - z) * fma(V(0) - n, n, one);  // D(n's pre-activation)
+    return {{d_a * q * (r * (one - r)), d * (previous - n) * (z * (one - z)), d_a, d_a * r}, d * z};
   }
 };

@@ -13,9 +13,9 @@ struct TanhActivation {
 
 template <class V>
 struct ReluActivation {
-  // Written so that NaN stays NaN, as in torch.relu.
+  // Both written so that NaN passes, as in torch.relu.
   RNNK_FN static V forward(V a) { return select(a < V(0), V(0), a); }
-  RNNK_FN static V vjp(V y, V d) { return select(V(0) < y, d, V(0)); }
+  RNNK_FN static V vjp(V y, V d) { return select(y <= V(0), V(0), d); }
 };
 
 template <class V, class Activation>

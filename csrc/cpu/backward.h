@@ -1,7 +1,7 @@
 // Backpropagation through time of one layer, both directions.
 //
-// Per step, last to first: D(h) = d_out + (D(pre-activations) of the step after) W_hh, then the cell's vjp gives this step's
-// D(pre-activations), kept for all tokens in `slots_` as [D, N, slots, Hp]. The columns of D(h) that a thread computes are the
+// Per step, last to first: D(h) = d_out + (hidden slots of the step after) W_hh, then the cell's vjp turns it, together with what
+// the cell carries past W_hh, into this step's slots: D(pre-activations), kept for all tokens as [D, N, slots, Hp]. The columns of D(h) that a thread computes are the
 // units whose vjp it runs, so the team meets once a step (twice with a projection). After the loop everything that needs no
 // recurrence is a large product over all tokens: gradients.h.
 //

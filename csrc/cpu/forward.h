@@ -148,7 +148,7 @@ class Forward {
     if (M == 0) return;
     for (int v = 0; v < registers; ++v) {
       const WeightRows columns = weight_rows(w, K, p, v);
-      with_constant<most_direct_rows>(int(M), [&](auto MR) { direct_tile<MR>(rows, columns.row, K, to + v * V::lanes, stride); });
+      with_constant<most_direct_rows>(int(M), [&](auto MR) { DirectTile<MR, T>::run(rows, columns.row, K, to + v * V::lanes, stride); });
     }
   }
 

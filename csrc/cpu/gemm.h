@@ -1,8 +1,9 @@
 // The one matrix product of the CPU kernels, C = A B: B packed into panels, A read where it lies or packed for the tile.
 //
 // A panel holds W = NV * lanes columns of B as [K][W], so that one row of it is NV registers. A register tile keeps MR rows
-// times NV registers of C; every element of C is one chain of fused multiply-adds in the order of k, whatever MR, NV, the number
-// of rows or threads: that is what makes results independent of the batch and of the number of threads.
+// times NV registers of C. Every element of C is a sum in an order that k alone decides, whatever MR, NV, the number of rows or
+// threads, which makes results independent of the batch and of the number of threads: chains of at most 128 fused multiply-adds,
+// added up in order. One long chain would lose a bit or two against torch's BLAS at K = 512; the adds cost 2% there.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -22,6 +23,12 @@ struct Stretches {
   int64_t start[4];
 };
 RNNK_FN Stretches whole_row(int64_t K) { return {1, K, {0}}; }
+
+// Each stretch is cut into even chains, whose length is a multiple of every ISA's lanes.
+RNNK_FN int64_t chain_length(int64_t K) {
+  const int64_t chains = std::max<int64_t>(1, (K + 127) / 128);
+  return ((K + chains - 1) / chains + 15) / 16 * 16;
+}
 
 // A as row pointers: element (m, k) is row[m][k].
 template <class T, int MR>
@@ -45,11 +52,19 @@ struct Tile {
   using V = Vec<T>;
   V acc[MR][NV];
 
-  RNNK_FN void clear() {
+  template <class F>
+  RNNK_FN static void for_each(F f) {
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) acc[m][v] = V(0);
+      for (int v = 0; v < NV; ++v) f(m, v);
+  }
+
+  RNNK_FN void clear() {
+    for_each([&](int m, int v) { acc[m][v] = V(0); });
+  }
+  RNNK_FN void add(const Tile& other) {
+    for_each([&](int m, int v) { acc[m][v] = other.acc[m][v] + acc[m][v]; });
   }
 
   template <class A>
@@ -68,7 +83,7 @@ struct Tile {
   }
 };
 
-enum class Store { overwrite, continue_chain, add };
+enum class Store { overwrite, add };
 
 // Where the columns of a panel go: row m at row(m), `columns` of them exist.
 template <class T>
@@ -87,15 +102,24 @@ struct Target {
 template <int MR, int NV, class T, class MakeA>
 RNNK_FN void tile_product(const MakeA& make_a, const Stretches& k, const T* panel, const Target<T>& c, int64_t m0, int valid) {
   using V = Vec<T>;
-  Tile<T, MR, NV> tile;
+  Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
   tile.clear();
-  if (c.store == Store::continue_chain) {
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) tile.acc[m][v] = load_upto(c.row(m0 + m) + v * V::lanes, c.columns - v * V::lanes);
+  bool summed = false;
+  for (int s = 0; s < k.count; ++s) {
+    const int64_t chain = chain_length(k.length);
+    for (int64_t first = 0; first < k.length; first += chain) {
+      if (s || first) {
+        if (summed) tile.add(sum);
+        sum = tile;
+        summed = true;
+        tile.clear();
+      }
+      const int64_t length = std::min(chain, k.length - first);
+      tile.multiply(make_a(k.start[s] + first), length, panel);
+      panel += length * NV * V::lanes;
+    }
   }
-  for (int s = 0; s < k.count; ++s) tile.multiply(make_a(k.start[s]), k.length, panel + s * k.length * NV * V::lanes);
+  if (summed) tile.add(sum);
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
     if (m >= valid) continue;
@@ -129,7 +153,7 @@ void rows_product(const T* const* rows, int64_t M, const Stretches& k, const T* 
 template <int NV, class T>
 RNNK_NOINLINE void packed_tile(const T* a, int64_t K, const T* panel, const Target<T>& c, int64_t m0, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV>([=](int64_t) { return PackedA<T, MR>{a}; }, whole_row(K), panel, c, m0, valid);
+  tile_product<MR, NV>([=](int64_t start) { return PackedA<T, MR>{a + start * MR}; }, whole_row(K), panel, c, m0, valid);
 }
 
 // rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].
@@ -148,34 +172,50 @@ void transpose_rows(const T* const* rows, int64_t columns, T* to, int64_t stride
 constexpr int most_direct_rows = 8;
 
 // C[m][l] = sum over k of a[m][k] w[l][k] for lanes columns l, from the rows w of a matrix that is not packed: blocks of it are
-// transposed in registers. The same chains as a panel's, so the same bits; pays as long as A has few rows.
+// transposed in registers. The same sums as a panel's, so the same bits; pays as long as A has few rows.
 template <int MR, class T>
-RNNK_NOINLINE void direct_tile(const T* const* a, const T* const* w, int64_t K, T* c, int64_t stride) {
+class DirectTile {
   using V = Vec<T>;
   V acc[MR], block[V::lanes];
-#pragma GCC unroll 8
-  for (int m = 0; m < MR; ++m) acc[m] = V(0);
-  int64_t k = 0;
-  for (; k + V::lanes <= K; k += V::lanes) {
+
+  RNNK_FN void load_block(const T* const* w, int64_t k, int64_t left) {
 #pragma GCC unroll 16
-    for (int l = 0; l < V::lanes; ++l) block[l] = V::load(w[l] + k);
+    for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(w[l] + k, left);
     transpose(block);
-#pragma GCC unroll 16
-    for (int j = 0; j < V::lanes; ++j)
-#pragma GCC unroll 8
-      for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), block[j], acc[m]);
   }
-  if (k < K) {
+
+  // One chain, K products from column k on.
+  RNNK_FN void multiply(const T* const* a, const T* const* w, int64_t k, int64_t K) {
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) acc[m] = V(0);
+    const int64_t end = k + K;
+    for (; k + V::lanes <= end; k += V::lanes) {
+      load_block(w, k, V::lanes);
+#pragma GCC unroll 16
+      for (int j = 0; j < V::lanes; ++j)
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), block[j], acc[m]);
+    }
+    if (k == end) return;
+    load_block(w, k, end - k);
     T rest[V::lanes * V::lanes];
-    for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(w[l] + k, K - k);
-    transpose(block);
     for (int j = 0; j < V::lanes; ++j) block[j].store(rest + j * V::lanes);
-    for (int64_t j = 0; k + j < K; ++j)
+    for (int64_t j = 0; k + j < end; ++j)
       for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), V::load(rest + j * V::lanes), acc[m]);
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < MR; ++m) acc[m].store(c + m * stride);
-}
+
+ public:
+  RNNK_NOINLINE static void run(const T* const* a, const T* const* w, int64_t K, T* c, int64_t stride) {
+    DirectTile tile;
+    V sum[MR];
+    const int64_t chain = chain_length(K);
+    for (int64_t k = 0; k < std::max<int64_t>(1, K); k += chain) {
+      tile.multiply(a, w, k, std::min(chain, K - k));
+      for (int m = 0; m < MR; ++m) sum[m] = k ? sum[m] + tile.acc[m] : tile.acc[m];
+    }
+    for (int m = 0; m < MR; ++m) sum[m].store(c + m * stride);
+  }
+};
 
 // A matrix of `columns` columns cut into panels of `width`: as wide as the register tile, narrower for a narrow matrix.
 template <class T>

@@ -1,12 +1,12 @@
 // The gradients that need no recurrence, after the backward time loop: large products over all tokens.
 //
-//   d_x    = D(pre-activations) W_ih             tokens are split over the threads
-//   d_w_ih = D(pre-activations)^T x              the gradient's rows are split over the threads
-//   d_w_hh = D(pre-activations)^T h before       likewise
+//   d_x    = input slots W_ih                    tokens are split over the threads
+//   d_w_ih = (input slots)^T x                   the gradient's rows are split over the threads
+//   d_w_hh = (hidden slots)^T h before           likewise
 //   d_w_hr = D(h)^T (o * tanh(c))                likewise
-//   d_b    = D(pre-activations)^T 1              likewise
-// A weight's gradient sums over tokens in chunks: each chunk is one chain from zero and is added to the total. That is as
-// deterministic as one long chain, and its rounding error grows with the square root of the chunk, not of all tokens.
+//   d_b    = slots^T 1                           likewise
+// where a cell's slots are its D(pre-activations), see cells/.
+// A weight's gradient sums over tokens in chunks, a bias's pairwise: as deterministic as one long chain, with less rounding error.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -150,7 +150,7 @@ class Gradients {
       for (int64_t i = 0; i < rows; ++i, at.next()) s.to_rows[i] = a_->d_x.at(a_->schedule, at.t, at.b);
       for (int d = 0; d < a_->shape.D; ++d) {
         for (int64_t i = 0; i < rows; ++i) s.a_rows[i] = tokens_.slots(d, begin + i);
-        const Target<T> to{nullptr, 0, s.to_rows, 0, a_->shape.I, d == 0 ? Store::overwrite : Store::continue_chain};
+        const Target<T> to{nullptr, 0, s.to_rows, 0, a_->shape.I, d == 0 ? Store::overwrite : Store::add};
         for (int64_t p = 0; p < w_ih_[d].count(); ++p)
           w_ih_[d].multiply(s.a_rows, rows, gate_stretches(C::input_slots, C::gates, a_->shape.H, Hp_), p, to);
       }
@@ -209,7 +209,7 @@ class Gradients {
     for (int64_t v = mine.begin; v < mine.end; ++v) {
       const int64_t slot = v * V::lanes / Hp_, u = v * V::lanes % Hp_;
       if (u >= H) continue;
-      const V sum = token_sum(d, v * V::lanes);
+      const V sum = token_sum(d, v * V::lanes, 0, a_->shape.N);
       for (int g = 0; g < C::gates; ++g) {
         if (to.b_ih && C::input_slots[g] == slot) store_upto(sum, to.b_ih + g * H + u, H - u);
         if (to.b_hh && C::hidden_slots[g] == slot) store_upto(sum, to.b_hh + g * H + u, H - u);
@@ -217,14 +217,14 @@ class Gradients {
     }
   }
 
-  V token_sum(int d, int64_t column) const {
-    V total(0);
-    for (int64_t begin = 0; begin < a_->shape.N; begin += token_chunk) {
-      const int64_t end = std::min(begin + token_chunk, a_->shape.N);
-      V part(0);
-      for (int64_t token = begin; token < end; ++token) part = part + V::load(tokens_.slots(d, token) + column);
-      total = total + part;
+  // Pairwise, down to chains of 16.
+  V token_sum(int d, int64_t column, int64_t begin, int64_t end) const {
+    if (end - begin > 16) {
+      const int64_t middle = begin + (end - begin) / 2;
+      return token_sum(d, column, begin, middle) + token_sum(d, column, middle, end);
     }
-    return total;
+    V sum(0);
+    for (int64_t token = begin; token < end; ++token) sum = sum + V::load(tokens_.slots(d, token) + column);
+    return sum;
   }
 };

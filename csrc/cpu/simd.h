@@ -34,6 +34,7 @@ template <class T> RNNK_FN Vec<T> operator-(Vec<T> a, Vec<T> b) { return a.v - b
 template <class T> RNNK_FN Vec<T> operator*(Vec<T> a, Vec<T> b) { return a.v * b.v; }
 template <class T> RNNK_FN Vec<T> operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
 template <class T> RNNK_FN auto operator<(Vec<T> a, Vec<T> b) { return a.v < b.v; }
+template <class T> RNNK_FN auto operator<=(Vec<T> a, Vec<T> b) { return a.v <= b.v; }
 
 template <class Mask, class T>
 RNNK_FN Vec<T> select(Mask mask, Vec<T> a, Vec<T> b) { return mask ? a.v : b.v; }
@@ -74,6 +75,13 @@ RNNK_FN Vec<float> recip(Vec<float> a) {
 }
 RNNK_FN Vec<double> recip(Vec<double> a) { return Vec<double>(1) / a; }
 
+// Rounded as a division is, but for rare cases in the last bit: the remainder corrects the product.
+RNNK_FN Vec<float> quotient(Vec<float> a, Vec<float> b) {
+  const Vec<float> y = recip(b), q = a * y;
+  return fma(fma(Vec<float>(0) - q, b, a), y, q);
+}
+RNNK_FN Vec<double> quotient(Vec<double> a, Vec<double> b) { return a / b; }
+
 // The first n lanes; the others read as zero and are not written.
 RNNK_FN Vec<float> load_first(const float* p, int64_t n) { return Vec<float>::Raw(_mm512_maskz_loadu_ps((1u << n) - 1, p)); }
 RNNK_FN Vec<double> load_first(const double* p, int64_t n) { return Vec<double>::Raw(_mm512_maskz_loadu_pd((1u << n) - 1, p)); }
@@ -90,6 +98,7 @@ template <class T> RNNK_FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return a.v
 #endif
 
 template <class T> RNNK_FN Vec<T> recip(Vec<T> a) { return Vec<T>(1) / a; }
+template <class T> RNNK_FN Vec<T> quotient(Vec<T> a, Vec<T> b) { return a / b; }
 
 // The first n lanes; the others read as zero and are not written.
 template <class T>
