@@ -127,7 +127,7 @@ void test_teams() {
 void test_quick() {
   for (Cell cell : cells)
     for (Layout layout : {Layout::full, Layout::lengths})
-      for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}}) {
+      for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}, {3, 3, 19, 2}}) {
         const Case c{cell, T, B, 9, H, 0, int(D), layout};
         test_all_tables<float>(c);
         if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout});
