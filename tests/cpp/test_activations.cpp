@@ -71,7 +71,7 @@ long double exact(Function function, long double x) {
 template <class T>
 struct Limits {
   static constexpr bool single = sizeof(T) == 4;
-  static constexpr T smallest = T(single ? -87 : -708);  // where a sigmoid saturates, below the smallest normal number
+  static constexpr T smallest = T(single ? -87 : -708);  // where a sigmoid saturates, near the smallest normal number
   static constexpr double bound[] = {2.5, 3};            // in ulp, of sigmoid and tanh
 };
 
@@ -154,7 +154,20 @@ void test_ends(const std::string& name, Evaluate<T> evaluate) {
     expect(tanh_, -x, -1);
   }
   for (T x : {Limits<T>::smallest - 2, T(-1e30), -infinity})
-    check(f(sigmoid_, x) >= 0 && f(sigmoid_, x) < std::numeric_limits<T>::min(), "%s sigmoid(%g) = %g", name.c_str(), double(x), double(f(sigmoid_, x)));
+    check(f(sigmoid_, x) >= 0 && f(sigmoid_, x) < 2 * std::numeric_limits<T>::min(), "%s sigmoid(%g) = %g", name.c_str(), double(x), double(f(sigmoid_, x)));
+}
+
+// The kernels run with denormals flushed to zero, where a reciprocal may vanish and take a whole quotient with it.
+template <class T>
+void test_flushed(const std::string& name, Evaluate<T> evaluate) {
+  const unsigned saved = _mm_getcsr();
+  _mm_setcsr(saved | 0x8040);
+  for (double x = 0.5; x < 2000; x *= 1.01) {
+    const T y = at(evaluate, tanh_, T(x)), s = at(evaluate, sigmoid_, T(x));
+    check(ulps(y, exact(tanh_, T(x))) <= 3 && at(evaluate, tanh_, T(-x)) == -y, "%s tanh(%g) = %g with denormals flushed", name.c_str(), x, double(y));
+    check(ulps(s, exact(sigmoid_, T(x))) <= 3, "%s sigmoid(%g) = %g with denormals flushed", name.c_str(), x, double(s));
+  }
+  _mm_setcsr(saved);
 }
 
 template <class T>
@@ -162,6 +175,7 @@ void test(const char* isa, Evaluate<T> evaluate) {
   const std::string name = std::string(isa) + (sizeof(T) == 4 ? " float" : " double");
   test_errors(name, evaluate);
   test_ends(name, evaluate);
+  test_flushed(name, evaluate);
 }
 
 #define RNNK_TEST(isa, space)                \
