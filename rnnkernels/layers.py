@@ -1,13 +1,18 @@
 """LSTM, GRU and RNN: torch.nn's modules with our forward. Everything else is inherited and stays torch.nn's."""
 
 import torch
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from . import functional
-from .extension import DEVICES, DTYPES
+from .extension import _C, DEVICES, DTYPES
 from .support import fits, note_unsupported
 
 __all__ = ["LSTM", "GRU", "RNN"]
+
+
+_CELLS = {} if _C is None else {"LSTM": _C.Cell.lstm, "GRU": _C.Cell.gru, "RNN_TANH": _C.Cell.rnn_tanh, "RNN_RELU": _C.Cell.rnn_relu}
 
 
 class _Fused:
@@ -21,6 +26,15 @@ class _Fused:
 
         Raises torch.nn's own errors; for bad lengths TypeError or ValueError.
         """
+        if lengths is None and _CELLS and not is_compiling() and forward_ad._current_level < 0:
+            result = _C.run_module(_CELLS[self.mode], input, hx, self._read_weights(), self.input_size, self.hidden_size, self.proj_size,
+                                   self.num_layers, self.bias, self.batch_first, self.dropout if self.training else 0.0, self.bidirectional)
+            if result is not None:
+                return result
+        return self._forward(input, hx, lengths)
+
+    def _forward(self, input, hx, lengths):
+        """What `_C.run_module` leaves: packed, unbatched, lengths, compiled code, autocast, torch.func, and invalid calls."""
         x, batch_sizes, order, unorder = input, None, None, None
         if isinstance(input, PackedSequence):
             x, batch_sizes, order, unorder = input

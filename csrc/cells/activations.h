@@ -44,11 +44,13 @@ RNNK_FN V sigmoid(V x) {
   return recip(V(1) + fma(power, p, power));
 }
 
-// (e^2x - 1) / (e^2x + 1), with e^2x - 1 computed as one number: no cancellation near zero.
+// (e^2x - 1) / (e^2x + 1), with e^2x - 1 computed as one number: no cancellation near zero. It is 1 long before |x| = 20, and the
+// reciprocal of e^2x must not fall among the denormals, which the kernels flush.
 template <class V>
 RNNK_FN V tanh(V x) {
   V power, p;
-  const V magnitude = abs(x);
+  V magnitude = abs(x);
+  magnitude = select(V(20) < magnitude, V(20), magnitude);
   split_exp(magnitude + magnitude, power, p);
   const V expm1 = fma(power, p, power - V(1));
   return copysign(quotient(expm1, expm1 + V(2)), x);

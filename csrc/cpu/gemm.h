@@ -191,6 +191,7 @@ class DirectTile {
     const int64_t end = k + K;
     for (; k + V::lanes <= end; k += V::lanes) {
       load_block(w, k, V::lanes);
+      for (int l = 0; l < V::lanes; ++l) _mm_prefetch(reinterpret_cast<const char*>(w[l] + k) + 512, _MM_HINT_T0);
 #pragma GCC unroll 16
       for (int j = 0; j < V::lanes; ++j)
 #pragma GCC unroll 8
