@@ -7,6 +7,7 @@ compile, or no longer finds its text.
 """
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tree import ROOT, SCRATCH, Tree
 
-TIMEOUT = 900  # a missing barrier may hang
+TIMEOUT = 900
+TESTS_FAILED = 1  # pytest's exit status; any other but a crash says nothing about the mutant
+CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
 
 
 def stale(mutant):
@@ -28,7 +31,7 @@ def stale(mutant):
 def killer(result):
     """The first failing test's name, or how the run ended."""
     failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", result.stdout, re.MULTILINE)
-    return failed.group(1) if failed else f"pytest ended with {result.returncode}"
+    return failed.group(1) if failed else f"ended with {result.returncode}"
 
 
 def verdict(tree, mutant):
@@ -41,9 +44,9 @@ def verdict(tree, mutant):
         if build.returncode:
             return False, "does not compile: " + next((line for line in build.stdout.splitlines() if "error:" in line), "")
         result = tree.fast_tests(timeout=TIMEOUT)
-        return result.returncode != 0, killer(result) if result.returncode else "survived"
+        return result.returncode == TESTS_FAILED or result.returncode in CRASHES, killer(result) if result.returncode else "survived"
     except subprocess.TimeoutExpired:
-        return True, "hangs"
+        return False, f"no verdict after {TIMEOUT} s"
     finally:
         source.write_text(original)
 
