@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
 FORWARD, BACKWARD, GRADIENTS, GEMM = (f"csrc/cpu/{name}.h" for name in ("forward", "backward", "gradients", "gemm"))
-SCHEDULE, LAYER, AUTOGRAD = (f"csrc/torch/{name}.cpp" for name in ("schedule", "layer", "autograd"))
+SCHEDULE, LAYER, AUTOGRAD, EAGER = (f"csrc/torch/{name}.cpp" for name in ("schedule", "layer", "autograd", "eager"))
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,6 @@ MUTANTS = [
     Mutant("layer: weights kept by address", LAYER, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
     Mutant("layer: d_c_n ignored", LAYER, "args.d_c_n = input_or_null<T>(d_c_n);", "args.d_c_n = nullptr;"),
     Mutant("autograd: a wanted gradient skipped", AUTOGRAD, "ctx->needs_input_grad(edge++)) needs |=", "ctx->needs_input_grad(edge++) && k != H0) needs |="),
+    Mutant("eager: every layer starts from the first one's state", EAGER, "states[k].narrow(0, l * D, D)", "states[k].narrow(0, 0, D)"),
+    Mutant("eager: both directions with the same weights", EAGER, "&weights[(l * D + d) * per_direction]", "&weights[l * D * per_direction]"),
 ]
