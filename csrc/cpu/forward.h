@@ -23,7 +23,7 @@ class Forward {
     const T** hidden_rows;  // [group_rows] with a projection: o * tanh(c)
     T** out_rows;           // [group_rows] where this step's state goes
     T** carry_rows;         // [group_rows] LSTM: the c each row has reached
-    T* x_product;           // [chunk_steps * group_rows, own panels * width]
+    T* x_product;           // [own panels, chunk_steps * group_rows, width]
     T* h_product;           // [group_rows, width]
   };
 
@@ -40,7 +40,7 @@ class Forward {
   const ForwardArgs<T>& a_;
   const Shape s_;
   const Partition partition_;
-  const int64_t panels_, Hp_, group_rows_, chunk_steps_, x_stride_;
+  const int64_t panels_, Hp_, group_rows_, chunk_steps_;
   const bool projected_, direct_;
   Barriers barriers_;
   T *w_ih_[2], *w_hh_[2], *bias_[2];
@@ -59,7 +59,6 @@ class Forward {
         Hp_(padded_units(s_.H)),
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         chunk_steps_(std::max<int64_t>(1, std::min(s_.T, 64 / std::max<int64_t>(1, group_rows_)))),
-        x_stride_((panels_ + partition.members - 1) / partition.members * width),
         projected_(args.weights[0].w_hr),
         direct_(s_.T * s_.B <= most_direct_rows) {
     Arena arena(workspace);
@@ -99,9 +98,9 @@ class Forward {
 
  private:
   Scratch scratch(Arena& arena) const {
-    const int64_t chunk = chunk_steps_ * group_rows_;
+    const int64_t chunk = chunk_steps_ * group_rows_, own_panels = (panels_ + partition_.members - 1) / partition_.members;
     return {arena.take<const T*>(chunk),         arena.take<const T*>(group_rows_), arena.take<const T*>(group_rows_),
-            arena.take<T*>(group_rows_),         arena.take<T*>(group_rows_),       arena.take<T>(chunk * x_stride_),
+            arena.take<T*>(group_rows_),         arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk * width),
             arena.take<T>(group_rows_ * width)};
   }
 
@@ -176,11 +175,11 @@ class Forward {
     for (int64_t begin = 0; begin < s_.T; begin += chunk_steps_) {
       const int64_t end = std::min(s_.T, begin + chunk_steps_);
       multiply_x(task, begin, end);
-      const T* x_product = task.s.x_product;
+      int64_t row_of_chunk = 0;
       for (int64_t step = begin; step < end; ++step) {
         const int64_t t = time(task, step), n = active_rows(task, t);
-        advance(task, t, n, x_product);
-        x_product += n * x_stride_;
+        advance(task, t, n, row_of_chunk);
+        row_of_chunk += n;
       }
     }
     meet(task);
@@ -210,17 +209,21 @@ class Forward {
       for (int64_t i = 0; i < n; ++i) task.s.x_rows[rows++] = a_.x.at(a_.schedule, t, row(task, i));
     }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p)
-      multiply(task.s.x_rows, rows, s_.I, a_.weights[task.d].w_ih, w_ih_[task.d], p, task.s.x_product + (p - task.panels.begin) * width, x_stride_);
+      multiply(task.s.x_rows, rows, s_.I, a_.weights[task.d].w_ih, w_ih_[task.d], p, x_product(task, p, 0), width);
   }
 
-  // One step of n rows.
-  void advance(Task& task, int64_t t, int64_t n, const T* x_product) const {
+  T* x_product(const Task& task, int64_t p, int64_t row_of_chunk) const {
+    return task.s.x_product + ((p - task.panels.begin) * chunk_steps_ * group_rows_ + row_of_chunk) * width;
+  }
+
+  // One step of n rows, whose x products start at `row_of_chunk`.
+  void advance(Task& task, int64_t t, int64_t n, int64_t row_of_chunk) const {
     Scratch& s = task.s;
     for (int64_t i = 0; i < n; ++i) s.out_rows[i] = a_.out.at(a_.schedule, t, row(task, i)) + task.d * s_.P;
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
       multiply(s.h_rows, n, s_.P, a_.weights[task.d].w_hh, w_hh_[task.d], p, s.h_product, width);
       for (int64_t i = 0; i < n; ++i)
-        apply_cell(task, t, p, i, x_product + i * x_stride_ + (p - task.panels.begin) * width, s.h_product + i * width);
+        apply_cell(task, t, p, i, x_product(task, p, row_of_chunk + i), s.h_product + i * width);
     }
     meet(task);
     if (projected_) {
