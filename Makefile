@@ -1,9 +1,10 @@
-# Everything runs in .venv, which the first target that needs it sets up: torch, the build, the extras.
+# Everything runs in .venv, which the first target that needs it sets up: torch, the build, what the target requires.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 RUN := $(VENV)/bin/python
-SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+PIP := $(RUN) -m pip install --quiet
+SOURCES := setup.py $(shell find csrc -type f)
 
 .PHONY: build test demo bench check-deep clean
 
@@ -11,28 +12,31 @@ build: $(VENV)/built
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet "$(TORCH)" numpy "setuptools>=77" wheel ninja
+	$(PIP) "$(TORCH)" numpy "setuptools>=77" wheel ninja
 	touch $@
 
-# No build isolation: the extension must be compiled against the torch that will load it.
+# In place: ninja recompiles what changed, and the source tree is what runs.
 $(VENV)/built: $(VENV)/torch $(SOURCES)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pip install --quiet --no-build-isolation --editable .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py --quiet build_ext --inplace
 	touch $@
 
-# One stamp for each extra of pyproject.toml.
-$(VENV)/extra-%: $(VENV)/built pyproject.toml
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pip install --quiet --no-build-isolation --editable ".[$*]"
+$(VENV)/requires-%: requirements/%.txt $(VENV)/torch
+	$(PIP) -r $<
 	touch $@
 
-test: $(VENV)/extra-test
+test: $(VENV)/built $(VENV)/requires-test
 	$(RUN) -m pytest
 
-demo: $(VENV)/extra-examples
+demo: $(VENV)/built $(VENV)/requires-examples
 	$(RUN) -m examples.char_lm
 
-bench: $(VENV)/extra-bench
+bench: $(VENV)/built $(VENV)/requires-bench
 	$(RUN) -m bench
+
+# Mutants and sanitizers: about an hour.
+check-deep: $(VENV)/built $(VENV)/requires-test
+	$(RUN) tests/deep/sanitizers.py
+	$(RUN) tests/deep/mutate.py
 
 clean:
 	rm -rf $(VENV) build rnnkernels.egg-info rnnkernels/_C*.so rnnkernels/_build.py

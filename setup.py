@@ -10,6 +10,7 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent
 SOURCES = sorted(str(path.relative_to(ROOT)) for folder in ("cpu", "torch") for path in (ROOT / "csrc" / folder).glob("*.cpp"))
+HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".inc"))
 
 # -fopenmp, or at::parallel_for and our own teams are silently serial. -ffp-contract=off, because two instantiations of a template
 # must round alike. No -std=: torch decides.
@@ -28,6 +29,7 @@ def extensions() -> list:
             include_dirs=[str(ROOT / "csrc")],
             extra_compile_args=FLAGS + extra,
             extra_link_args=["-fopenmp"] + extra,
+            depends=HEADERS,
         )
     ]
 
