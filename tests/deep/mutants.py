@@ -59,7 +59,7 @@ MUTANTS = [
     Mutant("forward: the reverse direction's unpacked W_ih ignored", FORWARD, "a_.weights[task.d].w_ih, w_ih_", "a_.weights[0].w_ih, w_ih_"),
     Mutant("forward: c stays at c0 when it is saved", FORWARD, "if (C::has_cell_state && a_.cells) s.carry_rows[i]", "if (false) s.carry_rows[i]"),
     Mutant("forward: h_n in sorted order", FORWARD, "to = task.d * s_.B + a_.schedule.order[row(task, i)]", "to = task.d * s_.B + row(task, i)"),
-    Mutant("forward: x products of ragged steps misplaced", FORWARD, "x_product += n * x_stride_", "x_product += group_rows_ * x_stride_"),
+    Mutant("forward: x products of ragged steps misplaced", FORWARD, "row_of_chunk += n;", "row_of_chunk += group_rows_;"),
     Mutant("forward: no barrier after the cells", FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"),
     Mutant("product: one row rounds unlike several", GEMM, "acc[m][v] = fma(broadcast, b[v], acc[m][v])",
            "acc[m][v] = MR == 1 ? broadcast * b[v] + acc[m][v] : fma(broadcast, b[v], acc[m][v])"),

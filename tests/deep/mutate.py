@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 from mutants import MUTANTS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from tree import ROOT, SCRATCH, Tree
+from tree import MAX_JOBS, ROOT, SCRATCH, Tree
 
 TIMEOUT = 900
 TESTS_FAILED = 1  # pytest's exit status; any other but a crash says nothing about the mutant
@@ -51,19 +53,37 @@ def verdict(tree, mutant):
         source.write_text(original)
 
 
-def run(tree, mutants, console):
-    rows = []
+def prepare():
+    """One tree per job, built, of which one has passed the fast tests without a fault."""
+    trees = [Tree(f"mutants-{job}", "-O1 -g0", jobs=1) for job in range(MAX_JOBS)]
+    with ThreadPoolExecutor(MAX_JOBS) as pool:
+        results = list(pool.map(Tree.build, trees))
+    if not any(result.returncode for result in results):
+        results = [trees[0].fast_tests()]
+    for result in results:
+        if result.returncode:
+            sys.exit(result.stdout[-4000:] + "\nThe unchanged copy fails.")
+    return trees
+
+
+def run(trees, mutants, console):
+    free = SimpleQueue()
+    for tree in trees:
+        free.put(tree)
     columns = (TextColumn("{task.description:60.60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(len(trees)) as pool:
         bar = progress.add_task("", total=len(mutants))
-        for mutant in mutants:
+
+        def one(mutant):
+            tree, start = free.get(), time.monotonic()
             progress.update(bar, description=mutant.name)
-            start = time.monotonic()
             killed, by = verdict(tree, mutant)
-            rows.append((mutant, killed, by, time.monotonic() - start))
+            free.put(tree)
             progress.console.print(f"{'killed' if killed else '[red]SURVIVED[/]'}  {mutant.name}: {by}", highlight=False)
             progress.advance(bar)
-    return rows
+            return mutant, killed, by, time.monotonic() - start
+
+        return list(pool.map(one, mutants))
 
 
 def report(rows, console):
@@ -81,12 +101,9 @@ def main(words):
     gone = [message for message in map(stale, mutants) if message]
     if gone:
         sys.exit("\n".join(gone))
-    tree = Tree("mutants", "-O1 -g0")
-    with console.status("building the copy and running its fast tests without a fault"):
-        for result in (tree.build(), tree.fast_tests()):
-            if result.returncode:
-                sys.exit(result.stdout[-4000:] + "\nThe unchanged copy fails.")
-    rows = run(tree, mutants, console)
+    with console.status("building the copies and running the fast tests without a fault"):
+        trees = prepare()
+    rows = run(trees, mutants, console)
     report(rows, console)
     sys.exit(not all(killed for _, killed, _, _ in rows))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from tree import NEEDED_FLAGS, ONE_ISA, ROOT, SCRATCH, Tree, best_isa, files, mirror
+from tree import MAX_JOBS, NEEDED_FLAGS, ONE_ISA, ROOT, SCRATCH, Tree, best_isa, files, mirror
 
 CXX = os.environ.get("CXX", "c++")
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fopenmp", "-ffp-contract=off", "-Wno-psabi", "-Icsrc"]
@@ -80,7 +80,7 @@ def build(check):
     if check.flags == THREAD:  # libgomp is not instrumented
         sources[sources.index(Path("csrc/cpu/team.cpp"))] = Path("tests/cpp/team_std_thread.cpp")
     sources.append(Path("tests/cpp/test_kernels.cpp"))
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
+    with ThreadPoolExecutor(MAX_JOBS) as pool:
         objects = list(pool.map(lambda source: compile_one(check, source), sources))
     program = folder / "test_kernels"
     subprocess.run([CXX, "-fopenmp", "-pthread", *check.flags, *objects, "-o", program], check=True)

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent.parent
 SCRATCH = ROOT / "build" / "deep"
 COPIED = ("csrc", "rnnkernels", "tests", "bench", "examples", "setup.py", "pyproject.toml")
 BUILT = {".so", ".pyc"}
+MAX_JOBS = int(os.environ.get("MAX_JOBS", "2"))
 
 # As csrc/cpu/kernels.cpp decides.
 NEEDED_FLAGS = {"avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"}, "avx2": {"avx2", "fma"}, "baseline": set()}
@@ -52,10 +53,10 @@ def mirror(source, target, changes):
 class Tree:
     """A copy that builds and knows one ISA's kernels only, because each of them takes long to compile."""
 
-    def __init__(self, name, cflags):
+    def __init__(self, name, cflags, jobs=MAX_JOBS):
         self.path = SCRATCH / name
         self.environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RNNKERNELS_CFLAGS": cflags,
-                                         "MAX_JOBS": os.environ.get("MAX_JOBS", "2")}
+                                         "MAX_JOBS": str(jobs)}
         isa = best_isa()
         others = {Path(f"csrc/cpu/isa_{other}.cpp"): None for other in NEEDED_FLAGS if other != isa}
         mirror(ROOT, self.path, others | {Path("csrc/cpu/kernels.cpp"): ONE_ISA.replace("ISA", isa)})
