@@ -1,7 +1,8 @@
 // sigmoid and tanh on a value type V: a float, a double, or a SIMD vector of either.
 //
-// V brings (see cpu/simd.h and cells/scalar.h): arithmetic, a < b, a <= b, select(mask, a, b), fma, abs, copysign, recip, quotient
-// and pow2_of_rounded. Everything here is branch-free, so the lanes of a vector and a scalar take the same path, and keeps NaN: a comparison with NaN is false, and each select is written so that false returns the argument itself.
+// V brings (see cpu/simd.h and cells/scalar.h): arithmetic, a < b, a <= b, select(mask, a, b), at_most(limit, x) and
+// at_least(limit, x), which keep NaN, fma, abs, copysign, recip, quotient and pow2_of_rounded. Everything here is branch-free, so the
+// lanes of a vector and a scalar take the same path.
 // Errors: sigmoid and tanh below 2 ulp.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
@@ -13,14 +14,15 @@ RNNK_FN V horner(V x, const double (&coefficients)[n]) {
   return sum;
 }
 
+// Within this of zero, exp and its parts are normal numbers.
+template <class V>
+RNNK_FN V exp_limit() { return V(sizeof(scalar_of<V>) == 4 ? 87.0 : 708.0); }
+
 // exp(x) = 2^n (1 + p), with n = round(x / ln 2), r = x - n ln 2 (ln 2 split in two, so that n * high is exact) and
-// p = exp(r) - 1. Returns 2^n and p.
+// p = exp(r) - 1. Returns 2^n and p, for x within exp_limit of zero.
 template <class V>
 RNNK_FN void split_exp(V x, V& power, V& p) {
   constexpr bool is_float = sizeof(scalar_of<V>) == 4;
-  const V largest = V(is_float ? 88.0 : 709.0), smallest = V(is_float ? -87.0 : -708.0);
-  x = select(largest < x, largest, x);
-  x = select(x < smallest, smallest, x);
   V n;
   pow2_of_rounded(x * V(1.44269504088896340736), n, power);
   if constexpr (is_float) {
@@ -40,7 +42,7 @@ RNNK_FN void split_exp(V x, V& power, V& p) {
 template <class V>
 RNNK_FN V sigmoid(V x) {
   V power, p;
-  split_exp(V(0) - x, power, p);
+  split_exp(at_least(V(0) - exp_limit<V>(), at_most(exp_limit<V>(), V(0) - x)), power, p);
   return recip(V(1) + fma(power, p, power));
 }
 
@@ -49,8 +51,7 @@ RNNK_FN V sigmoid(V x) {
 template <class V>
 RNNK_FN V tanh(V x) {
   V power, p;
-  V magnitude = abs(x);
-  magnitude = select(V(20) < magnitude, V(20), magnitude);
+  const V magnitude = at_most(V(20), abs(x));
   split_exp(magnitude + magnitude, power, p);
   const V expm1 = fma(power, p, power - V(1));
   return copysign(quotient(expm1, expm1 + V(2)), x);

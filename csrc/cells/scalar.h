@@ -39,6 +39,8 @@ RNNK_FN double copysign(double magnitude, double sign) { return ::copysign(magni
 template <class T> RNNK_FN T select(bool mask, T a, T b) { return mask ? a : b; }
 template <class T> RNNK_FN T recip(T a) { return T(1) / a; }
 template <class T> RNNK_FN T quotient(T a, T b) { return a / b; }
+template <class T> RNNK_FN T at_most(T limit, T x) { return limit < x ? limit : x; }
+template <class T> RNNK_FN T at_least(T limit, T x) { return x < limit ? limit : x; }
 
 // n = x rounded to an integer, power = 2^n, for |x| < 2^20; the trick and its bits are those of cpu/simd.h.
 template <class T>

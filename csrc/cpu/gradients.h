@@ -191,8 +191,14 @@ class Gradients {
   // Columns first .. first + MR of K rows of A, `left` of them real, as [K][MR].
   template <int MR>
   static void pack_tile(const T* const* rows, int64_t K, int64_t first, int64_t left, T* to) {
-    for (int64_t k = 0; k < K; ++k, to += MR)
-      for (int i = 0; i < MR; ++i) to[i] = i < left ? rows[k][first + i] : T(0);
+    if (left >= MR) {
+      for (int64_t k = 0; k < K; ++k, to += MR) std::copy_n(rows[k] + first, MR, to);
+      return;
+    }
+    for (int64_t k = 0; k < K; ++k, to += MR) {
+      std::fill_n(to, MR, T(0));
+      std::copy_n(rows[k] + first, left, to);
+    }
   }
 
   static void zero_rows(const Stretches& m, int64_t tiles, int MR, const Range& mine, int64_t columns, T* out) {

@@ -82,6 +82,12 @@ RNNK_FN Vec<float> quotient(Vec<float> a, Vec<float> b) {
 }
 RNNK_FN Vec<double> quotient(Vec<double> a, Vec<double> b) { return a / b; }
 
+// x86's min and max return their second operand where one is NaN: x.
+RNNK_FN Vec<float> at_most(Vec<float> limit, Vec<float> x) { return Vec<float>::Raw(_mm512_min_ps(limit.v, x.v)); }
+RNNK_FN Vec<double> at_most(Vec<double> limit, Vec<double> x) { return Vec<double>::Raw(_mm512_min_pd(limit.v, x.v)); }
+RNNK_FN Vec<float> at_least(Vec<float> limit, Vec<float> x) { return Vec<float>::Raw(_mm512_max_ps(limit.v, x.v)); }
+RNNK_FN Vec<double> at_least(Vec<double> limit, Vec<double> x) { return Vec<double>::Raw(_mm512_max_pd(limit.v, x.v)); }
+
 // The first n lanes; the others read as zero and are not written.
 RNNK_FN Vec<float> load_first(const float* p, int64_t n) { return Vec<float>::Raw(_mm512_maskz_loadu_ps((1u << n) - 1, p)); }
 RNNK_FN Vec<double> load_first(const double* p, int64_t n) { return Vec<double>::Raw(_mm512_maskz_loadu_pd((1u << n) - 1, p)); }
@@ -99,6 +105,8 @@ template <class T> RNNK_FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return a.v
 
 template <class T> RNNK_FN Vec<T> recip(Vec<T> a) { return Vec<T>(1) / a; }
 template <class T> RNNK_FN Vec<T> quotient(Vec<T> a, Vec<T> b) { return a / b; }
+template <class T> RNNK_FN Vec<T> at_most(Vec<T> limit, Vec<T> x) { return limit.v < x.v ? limit.v : x.v; }
+template <class T> RNNK_FN Vec<T> at_least(Vec<T> limit, Vec<T> x) { return x.v < limit.v ? limit.v : x.v; }
 
 // The first n lanes; the others read as zero and are not written.
 template <class T>

@@ -2,10 +2,10 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include "cpu/kernels.h"
+#include "torch/memory.h"
 #include "torch/schedule.h"
 
 namespace rnnk {
@@ -102,7 +102,7 @@ struct Checked {
   // Where a row has padding the kernels leave it alone.
   Tensor empty_tokens(int64_t columns) const {
     const auto sizes = token_sizes(columns);
-    return schedule.padding ? at::zeros(sizes, arguments[X].options()) : at::empty(sizes, arguments[X].options());
+    return schedule.padding ? at::zeros(sizes, arguments[X].options()) : allocate(sizes, arguments[X].options());
   }
 };
 
@@ -129,7 +129,7 @@ const cpu::KernelsOf<T>& kernels_of() {
 template <class Args>
 void run(size_t (*kernel)(const Args&, void*), Args& args) {
   args.threads = at::get_num_threads();
-  const Tensor workspace = at::empty({int64_t(kernel(args, nullptr))}, at::kByte);
+  const Tensor workspace = allocate({int64_t(kernel(args, nullptr))}, at::kByte);
   kernel(args, workspace.mutable_data_ptr());
 }
 
@@ -149,10 +149,10 @@ LayerOutputs forward(const Layer& layer, const Checked& c, bool save) {
   const bool lstm = layer.cell == Cell::lstm;
   LayerOutputs to;
   to.out = c.empty_tokens(s.D * s.P);
-  to.h_n = at::empty({s.D, s.B, s.P}, options);
-  if (lstm) to.c_n = at::empty({s.D, s.B, s.H}, options);
-  if (save && saved_count(layer.cell)) to.gates = at::empty({s.D, c.schedule.capacity, saved_count(layer.cell), padded_units(s.H)}, options);
-  if (save && lstm) to.cells = at::empty({s.D, c.schedule.capacity, padded_units(s.H)}, options);
+  to.h_n = allocate({s.D, s.B, s.P}, options);
+  if (lstm) to.c_n = allocate({s.D, s.B, s.H}, options);
+  if (save && saved_count(layer.cell)) to.gates = allocate({s.D, c.schedule.capacity, saved_count(layer.cell), padded_units(s.H)}, options);
+  if (save && lstm) to.cells = allocate({s.D, c.schedule.capacity, padded_units(s.H)}, options);
 
   ForwardArgs<T> args{};
   args.cell = layer.cell;
@@ -247,7 +247,7 @@ std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Tens
   std::array<Tensor, argument_count> d;
   for (int k = 0; k < argument_count; ++k)
     if (c.arguments[k].defined() && (needs >> k & 1))
-      d[k] = k == X ? c.empty_tokens(s.I) : at::empty(c.arguments[k].sizes(), c.arguments[k].options());
+      d[k] = k == X ? c.empty_tokens(s.I) : allocate(c.arguments[k].sizes(), c.arguments[k].options());
   AT_DISPATCH_FLOATING_TYPES(layer[X].scalar_type(), "rnnkernels", [&] {
     backward<scalar_t>(layer, c, cotangent, d_h, d_c, Checked::dense_rows(out), gates, cells, d);
   });

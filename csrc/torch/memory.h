@@ -1,0 +1,21 @@
+// Memory for the kernels: outputs, what is saved, and the workspace.
+#pragma once
+#include <ATen/ops/empty.h>
+#include <sys/mman.h>
+
+namespace rnnk {
+
+// As at::empty, with huge pages asked for where they count: a fresh buffer is touched once from end to end, and thousands of page
+// faults a call cost up to a sixth of a training step.
+inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  at::Tensor t = at::empty(sizes, options);
+  constexpr uintptr_t huge_page = 2 << 20, page = 4096;
+  if (t.nbytes() >= 2 * huge_page) {
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(t.data_ptr()) + page - 1) / page * page;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(t.data_ptr()) + t.nbytes()) / page * page;
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: where it fails, nothing changes
+  }
+  return t;
+}
+
+}  // namespace rnnk
