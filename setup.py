@@ -1,6 +1,8 @@
 """Builds rnnkernels._C. Without a C++ compiler the package installs without it and runs its reference path."""
 
 import os
+import platform
+import shlex
 import shutil
 from pathlib import Path
 
@@ -18,8 +20,13 @@ FLAGS = ["-O3", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-ps
 
 
 def extensions() -> list:
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        print("rnnkernels: no C++ compiler found, building without the kernels")
+    missing = None
+    if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
+        missing = "the kernels need Linux on x86-64"
+    elif shutil.which(shlex.split(os.environ.get("CXX", "c++"))[0]) is None:
+        missing = "no C++ compiler found"
+    if missing:
+        print(f"rnnkernels: {missing}, building without the kernels")
         return []
     extra = os.environ.get("RNNKERNELS_CFLAGS", "").split()
     return [
@@ -34,7 +41,13 @@ def extensions() -> list:
     ]
 
 
-# What an import compares with the torch at hand before it loads the extension.
-(ROOT / "rnnkernels" / "_build.py").write_text(f'TORCH_VERSION = "{torch.__version__}"\n')
+class BuildExtension(cpp_extension.BuildExtension):
+    """Leaves beside the extension what an import compares with the torch at hand before it loads it."""
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": cpp_extension.BuildExtension})
+    def run(self) -> None:
+        super().run()
+        package = (ROOT if self.inplace or self.editable_mode else Path(self.build_lib)) / "rnnkernels"
+        (package / "_build.py").write_text(f'TORCH_VERSION = "{torch.__version__}"\n')
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtension})

@@ -1,6 +1,6 @@
 // What the torch layer hands to the kernels. Plain pointers, each with its shape; no torch header, no ownership.
 //
-// T steps, B batch, N tokens (rows over all steps, padding not counted), I input, H hidden, P state size (the projection's, or H),
+// T steps, B batch, N tokens (rows over all steps, padding not counted), I input, H hidden, P state size (a projection's, 0 < P <= H; or H),
 // D directions, G gates, S saved values per unit, Hp = H rounded up to 16.
 #pragma once
 #include <cstddef>
@@ -59,7 +59,7 @@ struct ForwardArgs {
   Rows<T> out;      // [T, B, D * P], direction d at column d * P
   T* h_n;           // [D, B, P]
   T* c_n;           // [D, B, H], LSTM only
-  T* gates;         // [D, N, S, Hp], or null when no backward pass follows
+  T* gates;         // [D, N, S, Hp], or null when no backward pass follows (with lengths the tensor has room for T * B tokens)
   T* cells;         // [D, N, Hp], likewise; LSTM only
 };
 

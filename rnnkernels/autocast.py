@@ -19,7 +19,8 @@ from .extension import DTYPES
 
 def enabled(x):
     """Whether a call on x is under autocast."""
-    return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type)
+    device = x.device.type
+    return torch._C._is_any_autocast_enabled() and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def mixes(dtypes):

@@ -3,7 +3,7 @@
 import torch
 
 from . import functional
-from .support import fits, note_unsupported
+from .support import fits, note_unsupported, read_parameters
 
 __all__ = ["LSTMCell", "GRUCell", "RNNCell"]
 
@@ -22,7 +22,7 @@ class _FusedCell:
         x, states = input, None
         if isinstance(x, torch.Tensor) and x.dim() in (1, 2) and x.shape[-1] == self.input_size:
             states = self._states(x, hx)
-        weights = self._read_weights()
+        weights = read_parameters(self, _NAMES if self.bias else _NAMES[:2])
         if states is None or not fits(x, (*states, *weights)):
             if isinstance(x, torch.Tensor):
                 note_unsupported(x)
@@ -31,14 +31,6 @@ class _FusedCell:
             return self._run(x, states, weights)
         result = self._run(x.unsqueeze(0), [s.unsqueeze(0) for s in states], weights)
         return tuple(r.squeeze(0) for r in result) if isinstance(result, tuple) else result.squeeze(0)
-
-    def _read_weights(self):
-        """The weights as they are now: weight_norm, parametrize and functional_call replace them between calls."""
-        held, names = self._parameters, _NAMES if self.bias else _NAMES[:2]
-        try:
-            return [held[name] for name in names]  # ten times faster than Module.__getattr__
-        except KeyError:
-            return [getattr(self, name) for name in names]
 
     def _states(self, x, hx):
         """hx as a sequence of tensors like x with H columns, zeros when not given; None where torch.nn would refuse it."""

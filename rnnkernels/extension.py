@@ -9,7 +9,7 @@ import torch
 
 try:
     from ._build import TORCH_VERSION
-except ModuleNotFoundError:  # setup.py writes _build.py beside the extension: neither was built
+except ModuleNotFoundError:  # it is written after the extension was built
     TORCH_VERSION = None
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})

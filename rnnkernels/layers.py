@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import functional
 from .extension import _C, DEVICES, DTYPES
-from .support import fits, note_unsupported
+from .support import fits, note_unsupported, read_parameters
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -27,8 +27,10 @@ class _Fused:
         Raises torch.nn's own errors; for bad lengths TypeError or ValueError.
         """
         if lengths is None and _CELLS and not is_compiling() and forward_ad._current_level < 0:
-            result = _C.run_module(_CELLS[self.mode], input, hx, self._read_weights(), self.input_size, self.hidden_size, self.proj_size,
-                                   self.num_layers, self.bias, self.batch_first, self.dropout if self.training else 0.0, self.bidirectional)
+            result = _C.run_module(
+                _CELLS[self.mode], input, hx, read_parameters(self, self._flat_weights_names), self.input_size,
+                self.hidden_size, self.proj_size, self.num_layers, self.bias, self.batch_first,
+                self.dropout if self.training else 0.0, self.bidirectional)
             if result is not None:
                 return result
         return self._forward(input, hx, lengths)
@@ -40,7 +42,7 @@ class _Fused:
             x, batch_sizes, order, unorder = input
         elif not isinstance(input, torch.Tensor):
             return super().forward(input, hx)
-        weights = self._read_weights()
+        weights = read_parameters(self, self._flat_weights_names)
         unbatched = batch_sizes is None and x.dim() == 2
         batch_dim = 0 if self.batch_first else 1
         if unbatched:
@@ -61,14 +63,6 @@ class _Fused:
             if unorder is not None:
                 last = [s.index_select(1, unorder) for s in last]
         return out, (last[0] if len(last) == 1 else tuple(last))
-
-    def _read_weights(self):
-        """The weights as they are now: weight_norm, parametrize and functional_call replace them between calls."""
-        parameters, names = self._parameters, self._flat_weights_names
-        try:
-            return [parameters[name] for name in names]  # ten times faster than Module.__getattr__
-        except KeyError:
-            return [getattr(self, name) for name in names]
 
     def _batch(self, x, batch_sizes):
         """B, or None where x is not an input for this module."""
@@ -103,11 +97,12 @@ class _Fused:
 
     def _decline(self, input, hx, lengths):
         """A call the kernels do not take: unsupported (told once), or wrong (torch.nn raises)."""
-        note_unsupported(input.data if isinstance(input, PackedSequence) else input)
+        x = input.data if isinstance(input, PackedSequence) else input
+        note_unsupported(x)
         result = super().forward(input, hx)
         if lengths is not None:  # valid for torch.nn, which has no lengths
             raise ValueError(f"lengths needs one of {', '.join(sorted(map(str, DTYPES)))} on {', '.join(sorted(DEVICES))}, "
-                             f"got {input.dtype} on {input.device.type}")
+                             f"got {x.dtype} on {x.device.type}")
         return result
 
     def _flags(self):

@@ -20,6 +20,15 @@ def fits(x, others):
     return not mixed or (autocast.enabled(x) and autocast.mixes({dtype, *(t.dtype for t in others)}))
 
 
+def read_parameters(module, names):
+    """The parameters as they are now: weight_norm, parametrize and functional_call replace them between calls."""
+    held = module._parameters
+    try:
+        return [held[name] for name in names]  # ten times faster than Module.__getattr__
+    except KeyError:
+        return [getattr(module, name) for name in names]
+
+
 def note_unsupported(x):
     """Tells, once, that x has a device or dtype without kernels. An x that has them was refused as an error: nothing to tell."""
     if x.device.type not in DEVICES or x.dtype not in DTYPES and (x.is_floating_point() or x.is_complex()):

@@ -30,7 +30,6 @@ needs_extension = pytest.mark.skipif(not has_extension, reason="says something a
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "fast: under a minute in all; the mutation script runs these")
     config.addinivalue_line("filterwarnings", "ignore:rnnkernels. the extension was not built:RuntimeWarning")
 
 

@@ -57,6 +57,7 @@ def test_equals_reference(cell, dtype, shape):
             assert_close(a, b, c)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("I, H", ((3, 0), (0, 4), (0, 0)))
 def test_no_columns(cell, I, H):

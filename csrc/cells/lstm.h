@@ -22,7 +22,7 @@ struct Lstm {
   static constexpr int input_slots[] = {0, 1, 2, 3};   // which of them meet W_ih's rows
   static constexpr int hidden_slots[] = {0, 1, 2, 3};  // and W_hh's rows
   static constexpr bool has_cell_state = true;  // c travels beside h
-  static constexpr bool blends_state = false;   // h enters h' directly
+  static constexpr bool blends_state = false;   // whether h enters h' directly
 
   // b_ih and b_hh, functions of the gate, to what forward() takes.
   template <class Bi, class Bh, class S>

@@ -27,7 +27,7 @@ RNNK_FN Stretches whole_row(int64_t K) { return {1, K, {0}}; }
 // Each stretch is cut into even chains, whose length is a multiple of every ISA's lanes.
 RNNK_FN int64_t chain_length(int64_t K) {
   const int64_t chains = std::max<int64_t>(1, (K + 127) / 128);
-  return ((K + chains - 1) / chains + 15) / 16 * 16;
+  return std::max<int64_t>(16, ((K + chains - 1) / chains + 15) / 16 * 16);
 }
 
 // A as row pointers: element (m, k) is row[m][k].
@@ -168,55 +168,6 @@ void transpose_rows(const T* const* rows, int64_t columns, T* to, int64_t stride
     for (int64_t l = 0; l < valid; ++l) block[l].store(to + (k + l) * stride);
   }
 }
-
-constexpr int most_direct_rows = 8;
-
-// C[m][l] = sum over k of a[m][k] w[l][k] for lanes columns l, from the rows w of a matrix that is not packed: blocks of it are
-// transposed in registers. The same sums as a panel's, so the same bits; pays as long as A has few rows.
-template <int MR, class T>
-class DirectTile {
-  using V = Vec<T>;
-  V acc[MR], block[V::lanes];
-
-  RNNK_FN void load_block(const T* const* w, int64_t k, int64_t left) {
-#pragma GCC unroll 16
-    for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(w[l] + k, left);
-    transpose(block);
-  }
-
-  // One chain, K products from column k on.
-  RNNK_FN void multiply(const T* const* a, const T* const* w, int64_t k, int64_t K) {
-#pragma GCC unroll 8
-    for (int m = 0; m < MR; ++m) acc[m] = V(0);
-    const int64_t end = k + K;
-    for (; k + V::lanes <= end; k += V::lanes) {
-      load_block(w, k, V::lanes);
-      for (int l = 0; l < V::lanes; ++l) _mm_prefetch(reinterpret_cast<const char*>(w[l] + k) + 512, _MM_HINT_T0);
-#pragma GCC unroll 16
-      for (int j = 0; j < V::lanes; ++j)
-#pragma GCC unroll 8
-        for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), block[j], acc[m]);
-    }
-    if (k == end) return;
-    load_block(w, k, end - k);
-    T rest[V::lanes * V::lanes];
-    for (int j = 0; j < V::lanes; ++j) block[j].store(rest + j * V::lanes);
-    for (int64_t j = 0; k + j < end; ++j)
-      for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), V::load(rest + j * V::lanes), acc[m]);
-  }
-
- public:
-  RNNK_NOINLINE static void run(const T* const* a, const T* const* w, int64_t K, T* c, int64_t stride) {
-    DirectTile tile;
-    V sum[MR];
-    const int64_t chain = chain_length(K);
-    for (int64_t k = 0; k < std::max<int64_t>(1, K); k += chain) {
-      tile.multiply(a, w, k, std::min(chain, K - k));
-      for (int m = 0; m < MR; ++m) sum[m] = k ? sum[m] + tile.acc[m] : tile.acc[m];
-    }
-    for (int m = 0; m < MR; ++m) sum[m].store(c + m * stride);
-  }
-};
 
 // A matrix of `columns` columns cut into panels of `width`: as wide as the register tile, narrower for a narrow matrix.
 template <class T>

@@ -9,12 +9,13 @@ namespace {
 
 Kernels choose() {
   const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
-  const bool any = !wanted || !std::strcmp(wanted, "avx512");
+  const auto limited_to = [&](const char* isa) { return wanted && !std::strcmp(wanted, isa); };
   __builtin_cpu_init();
-  if (any && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+  if (limited_to("default")) return baseline::table();
+  if (!limited_to("avx2") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl"))
     return avx512::table();
-  if ((any || !std::strcmp(wanted, "avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::table();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::table();
   return baseline::table();
 }
 

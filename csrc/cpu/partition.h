@@ -1,13 +1,8 @@
-// Who works on what: ranges, the scratch arena, and the split of a layer over threads.
+// Who works on what: even shares, and the split of a layer over threads.
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <new>
-
-#include "args.h"
-#include "cpu/team.h"
 
 namespace rnnk::cpu {
 
@@ -18,25 +13,6 @@ struct Range {
 
 // The i-th of `parts` even shares of n.
 inline Range share(int64_t n, int64_t parts, int64_t i) { return {n * i / parts, n * (i + 1) / parts}; }
-
-// Hands out pieces of one buffer, 64-byte aligned. With a null base it only counts, so one function both sizes and lays out.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    used_ = (used_ + 63) / 64 * 64;
-    const uintptr_t at = base_ + used_;
-    used_ += size_t(count) * sizeof(T);
-    return base_ ? reinterpret_cast<T*>(at) : nullptr;
-  }
-  size_t used() const { return used_; }
-
- private:
-  uintptr_t base_;
-  size_t used_ = 0;
-};
 
 // The recurrence of a layer is split into D * groups independent tasks (a direction, and every groups-th row of the sorted batch,
 // so that lengths spread evenly). A team of `members` threads runs one task at a time, each member owning a range of panels and
@@ -84,19 +60,5 @@ inline Partition choose_partition(const LayerCost& cost, int threads) {
   }
   return best;
 }
-
-// The barriers of one call, built in its workspace by the calling thread.
-struct Barriers {
-  Barrier* all = nullptr;
-  Barrier* team = nullptr;  // [teams]
-
-  void place(Arena& arena, int teams) {
-    all = arena.take<Barrier>(1);
-    team = arena.take<Barrier>(teams);
-    if (!all) return;
-    new (all) Barrier;
-    for (int i = 0; i < teams; ++i) new (team + i) Barrier;
-  }
-};
 
 }  // namespace rnnk::cpu

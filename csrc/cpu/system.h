@@ -14,6 +14,7 @@
 #include "cpu/kernels.h"
 #include "cpu/partition.h"
 #include "cpu/team.h"
+#include "cpu/workspace.h"
 #include "dispatch.h"
 
 #define RNNK_FN inline __attribute__((always_inline))

@@ -36,9 +36,11 @@ void Barrier::await(uint32_t turn) {
   }
 }
 
+void watch_for_forks() {
+  pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+}
+
 int available_threads(int wanted) {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
-  (void)registered;
   return forked.load() || omp_in_parallel() ? 1 : wanted;
 }
 

@@ -31,6 +31,9 @@ class Barrier {
 using TeamBody = void (*)(void* context, int thread, int threads);
 void run_team(int threads, TeamBody body, void* context);
 
+// To be called before any team runs in a process that may fork: from then on a forked child runs on one thread.
+void watch_for_forks();
+
 // The largest team run_team would give.
 int available_threads(int wanted);
 

@@ -6,6 +6,7 @@
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 
 #include "torch/ops.h"
 
@@ -18,7 +19,7 @@ namespace py = pybind11;
 bool is_plain_tensor(py::handle object) { return THPVariable_CheckExact(object.ptr()); }
 
 bool is_plainly_eager() {
-  return !at::autocast::is_autocast_enabled(at::kCPU) &&
+  return !at::autocast::is_autocast_enabled(at::kCPU) && !torch::jit::tracer::isTracing() &&
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
@@ -78,7 +79,7 @@ LayerOutputs run_stack(Cell cell, Tensor x, const std::vector<Tensor>& states, c
   std::vector<Tensor> h_n, c_n;
   LayerOutputs last;
   for (int64_t l = 0; l < o.num_layers; ++l) {
-    if (l > 0 && o.dropout > 0) x = at::dropout(x, o.dropout, true);
+    if (l > 0 && o.dropout != 0) x = at::dropout(x, o.dropout, true);
     last = call_op(layer_at(cell, l, x, states, weights, o));
     x = last.out;
     h_n.push_back(last.h_n);

@@ -30,7 +30,7 @@ void check_no_overflow(const Shape& s) {
 
 void check_types(const Layer& layer) {
   const Tensor& x = layer[X];
-  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "rnnkernels: expected float32 or float64, got ", x.scalar_type());
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "rnnkernels: expected float32, float64, bfloat16 or float16, got ", x.scalar_type());
   for (int k = 0; k < argument_count; ++k) {
     const Tensor& a = layer[k];
     if (!a.defined()) continue;
@@ -50,6 +50,9 @@ Shape check_shape(const Layer& layer, const ScheduleTable& schedule) {
   check_no_overflow(s);
   TORCH_CHECK(!schedule.packed || x.size(0) == s.N, "rnnkernels: batch_sizes sum to ", s.N, " but x has ", x.size(0), " rows");
   const bool projected = layer[W_HR].defined();
+  for (int k = W_IH_R; k < argument_count && s.D == 1; ++k)
+    TORCH_CHECK(!layer[k].defined(), "rnnkernels: ", names[k], " is given without w_ih_r");
+  TORCH_CHECK(!projected || (0 < s.P && s.P <= s.H), "rnnkernels: expected a projection to 1..", s.H, " columns, got ", s.P);
   TORCH_CHECK(projected || s.P == s.H, "rnnkernels: expected w_hh of size ", at::IntArrayRef{G * s.H, s.H}, ", got ", w_hh.sizes());
   check_size(layer, H0, {s.D, s.B, s.P});
   if (layer.cell == Cell::lstm) check_size(layer, C0, {s.D, s.B, s.H});

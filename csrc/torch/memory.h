@@ -9,12 +9,14 @@ namespace rnnk {
 // faults a call cost up to a sixth of a training step.
 inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
   at::Tensor t = at::empty(sizes, options);
+#ifdef MADV_HUGEPAGE
   constexpr uintptr_t huge_page = 2 << 20, page = 4096;
   if (t.nbytes() >= 2 * huge_page) {
     const uintptr_t begin = (reinterpret_cast<uintptr_t>(t.data_ptr()) + page - 1) / page * page;
     const uintptr_t end = (reinterpret_cast<uintptr_t>(t.data_ptr()) + t.nbytes()) / page * page;
     madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: where it fails, nothing changes
   }
+#endif
   return t;
 }
 

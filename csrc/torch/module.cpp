@@ -3,6 +3,7 @@
 #include <torch/version.h>
 
 #include "cpu/kernels.h"
+#include "cpu/team.h"
 #include "torch/eager.h"
 #include "torch/ops.h"
 
@@ -32,6 +33,7 @@ pybind11::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  cpu::watch_for_forks();
   m.def("lstm", &Caller<LstmOp>::call);
   m.def("gru", &Caller<GruOp>::call);
   m.def("rnn", &Caller<RnnOp>::call);

@@ -26,7 +26,7 @@ ScheduleTable::ScheduleTable(const Layer& layer) {
   TORCH_CHECK(T > 0, "Expected sequence length to be larger than 0 in RNN");
   TORCH_CHECK(T < int64_t(1) << 40, "rnnkernels: the layer is too large: ", T, " steps");
   if (!packed) B = x.size(1);
-  if (packed) fill_packed(layer.batch_sizes.contiguous());
+  if (packed) fill_packed(layer.batch_sizes.contiguous(), x.size(0));
   else if (layer.lengths.defined()) fill_lengths(layer.lengths.contiguous());
   else fill_full();
 }
@@ -39,10 +39,10 @@ void ScheduleTable::fill_full() {
   std::iota(order(), order() + B, 0);
 }
 
-void ScheduleTable::fill_packed(const Tensor& batch_sizes) {
+void ScheduleTable::fill_packed(const Tensor& batch_sizes, int64_t rows) {
   const int64_t* sizes = check_integers(batch_sizes, "batch_sizes");
   B = sizes[0];
-  TORCH_CHECK(B >= 0, "rnnkernels: batch_sizes must not be negative");
+  TORCH_CHECK(0 <= B && B <= rows, "rnnkernels: batch_sizes start with ", B, " but x has ", rows, " rows");
   storage_.resize(3 * T + B);
   for (int64_t t = 0; t < T; ++t) {
     TORCH_CHECK(sizes[t] >= 0 && (t == 0 || sizes[t] <= sizes[t - 1]), "rnnkernels: batch_sizes must be non-increasing and not negative");

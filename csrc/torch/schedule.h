@@ -11,7 +11,7 @@ class ScheduleTable {
   c10::SmallVector<int64_t, 64> storage_;  // active, first, slot [T] and order [B]
 
   void fill_full();
-  void fill_packed(const Tensor& batch_sizes);
+  void fill_packed(const Tensor& batch_sizes, int64_t rows);
   void fill_lengths(const Tensor& lengths);
   int64_t* active() { return storage_.data(); }
   int64_t* first() { return storage_.data() + T; }
