@@ -26,7 +26,7 @@ def take(numbers, rows):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("layout", ("padded", "lengths"))
-@pytest.mark.parametrize("H, P", ((33, 0), (64, 0), (18, 5)))
+@pytest.mark.parametrize("H, P", ((33, 0), (64, 0), (150, 0), (18, 5)))
 def test_rows_do_not_depend_on_the_batch(cell, dtype, layout, H, P):
     case = Case(cell, dtype, B=37, T=4, I=20, H=H, D=2, layout=layout, P=P if cell == "LSTM" else 0)
     numbers = Numbers.draw(case)

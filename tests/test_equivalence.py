@@ -43,6 +43,17 @@ def test_options(cell, option):
     check(replace(option, cell=cell))
 
 
+# More tokens than a weight gradient sums at once, and not a multiple of it; longer rows than one chain of products.
+LONG = (Case(T=30, B=11), Case(T=300, B=1), Case(T=2, B=3, I=140, H=150), Case(T=7, B=9, I=140, H=150, D=2))
+
+
+@pytest.mark.fast
+@for_all("case", LONG)
+@for_all("cell", CELLS)
+def test_long_sums(cell, case):
+    check(replace(case, cell=cell))
+
+
 @for_all("dtype", DTYPES)
 @for_all("cell", CELLS)
 def test_everything_at_once(cell, dtype):

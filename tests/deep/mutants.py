@@ -7,7 +7,7 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 from dataclasses import dataclass
 
 LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
-FORWARD, BACKWARD, GRADIENTS, GEMM = (f"csrc/cpu/{name}.h" for name in ("forward", "backward", "gradients", "gemm"))
+FORWARD, BACKWARD, GRADIENTS, GEMM, DIRECT = (f"csrc/cpu/{name}.h" for name in ("forward", "backward", "gradients", "gemm", "direct"))
 SCHEDULE, LAYER, AUTOGRAD, EAGER = (f"csrc/torch/{name}.cpp" for name in ("schedule", "layer", "autograd", "eager"))
 
 
@@ -63,7 +63,7 @@ MUTANTS = [
     Mutant("forward: no barrier after the cells", FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"),
     Mutant("product: one row rounds unlike several", GEMM, "acc[m][v] = fma(broadcast, b[v], acc[m][v])",
            "acc[m][v] = MR == 1 ? broadcast * b[v] + acc[m][v] : fma(broadcast, b[v], acc[m][v])"),
-    Mutant("product: unpacked weights summed in one chain", GEMM, "const int64_t chain = chain_length(K);", "const int64_t chain = (K + 15) / 16 * 16;"),
+    Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K);", "const int64_t chain = (K + 15) / 16 * 16;"),
     # The backward loop.
     Mutant("backward: the reverse direction runs forward", BACKWARD, "t = task.d == 0 ? step : s_.T - 1 - step", "t = step"),
     Mutant("backward: d_out of the first direction for both", BACKWARD, "row(task, i)) + task.d * s_.P + u, s_.P - u);\n  }",

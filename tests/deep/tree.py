@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 SCRATCH = ROOT / "build" / "deep"
-COPIED = ("csrc", "rnnkernels", "tests", "bench", "examples", "setup.py", "pyproject.toml")
+COPIED = ("csrc", "rnnkernels", "tests", "bench", "examples", "requirements", "setup.py", "pyproject.toml", "README.md")
 BUILT = {".so", ".pyc"}
 MAX_JOBS = int(os.environ.get("MAX_JOBS", "2"))
 
