@@ -15,8 +15,8 @@ SOURCES = sorted(str(path.relative_to(ROOT)) for folder in ("cpu", "torch") for 
 HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".inc"))
 
 # -fopenmp, or at::parallel_for and our own teams are silently serial. -ffp-contract=off, because two instantiations of a template
-# must round alike. No -std=: torch decides.
-FLAGS = ["-O3", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi"]
+# must round alike. -g0, because Python's own flags ask for debug symbols, 45 MB of them. No -std=: torch decides.
+FLAGS = ["-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi"]
 
 
 def extensions() -> list:

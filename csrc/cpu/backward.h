@@ -1,9 +1,9 @@
 // Backpropagation through time of one layer, both directions.
 //
 // Per step, last to first: D(h) = d_out + (hidden slots of the step after) W_hh, then the cell's vjp turns it, together with what
-// the cell carries past W_hh, into this step's slots: D(pre-activations), kept for all tokens as [D, N, slots, Hp]. The columns of D(h) that a thread computes are the
-// units whose vjp it runs, so the team meets once a step (twice with a projection). After the loop everything that needs no
-// recurrence is a large product over all tokens: gradients.h.
+// the cell carries past W_hh, into this step's slots: D(pre-activations), [slots, Hp] for each token. The columns of D(h) that a
+// thread computes are the units whose vjp it runs, so the team meets once a step (twice with a projection). After each chunk of
+// steps (chunk.h) all threads run the products over its tokens that need no recurrence: gradients.h.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -18,13 +18,13 @@ class Backward {
     T* d_hidden;            // [group_rows, width] with a projection: D(o * tanh(c))
   };
 
-  struct Task {
-    int d;
-    int64_t group;
+  // A task as one member of its team sees it.
+  struct MemberTask : Task {
     int member;
     Range state_panels, hidden_panels;
     Barrier& barrier;
     Scratch s;
+    Chunk chunk, before;  // the steps at hand, and those the loop has just left
   };
 
   const BackwardArgs<T>& a_;
@@ -40,8 +40,8 @@ class Backward {
   int64_t d_h_stride_;
   TokenGradients<T> tokens_;
   Gradients<T, C> gradients_;
-  void* scratch_;
-  size_t scratch_size_, workspace_;
+  PerThread<Scratch> scratch_;
+  size_t workspace_;
 
  public:
   Backward(const BackwardArgs<T>& args, const Partition& partition, void* workspace)
@@ -65,10 +65,7 @@ class Backward {
     }
     tokens_ = TokenGradients<T>(arena, s_, C::slots, projected_);
     gradients_ = Gradients<T, C>(args, tokens_, partition.threads, arena);
-    Arena counting(nullptr);
-    scratch(counting);
-    scratch_size_ = (counting.used() + 63) / 64 * 64;
-    scratch_ = arena.take<char>(int64_t(scratch_size_) * partition.threads);
+    scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
     workspace_ = arena.used();
   }
 
@@ -79,16 +76,23 @@ class Backward {
     gradients_.pack(thread);
     barriers_.all->wait(partition_.threads);
     const int team = thread / partition_.members, member = thread % partition_.members;
-    Arena arena(static_cast<char*>(scratch_) + thread * scratch_size_);
-    Task task{0, 0, member, share(w_hh_[0].count(), partition_.members, member), {}, barriers_.team[team], scratch(arena)};
+    MemberTask task{{s_, a_.schedule, partition_.groups}, member, share(w_hh_[0].count(), partition_.members, member), {}, barriers_.team[team],
+                    scratch_(thread, [this](Arena& own) { return scratch(own); }), {}, {}};
     if (projected_) task.hidden_panels = share(w_hr_[0].count(), partition_.members, member);
-    for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
-      task.d = int(i / partition_.groups);
-      task.group = i % partition_.groups;
-      run(task);
+
+    Chunk before[2], chunks[2];
+    for (int d = 0; d < s_.D; ++d) chunks[d].d = d, chunks[d].begin = s_.T;
+    while (chunks[0].begin > 0 || chunks[1].begin > 0) {
+      for (int d = 0; d < s_.D; ++d) before[d] = chunks[d], chunks[d] = chunks[d].next(a_.schedule, s_);
+      for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
+        task.select(i);
+        task.chunk = chunks[task.d];
+        task.before = before[task.d];
+        if (task.chunk.end > 0) run(task);
+      }
+      barriers_.all->wait(partition_.threads);
+      gradients_(thread, chunks, *barriers_.all);
     }
-    barriers_.all->wait(partition_.threads);
-    gradients_(thread);
   }
 
  private:
@@ -114,55 +118,55 @@ class Backward {
     }
   }
 
-  int64_t row(const Task& task, int64_t i) const { return task.group + i * partition_.groups; }
-
-  int64_t active_rows(const Task& task, int64_t t) const {
-    return std::max<int64_t>(0, (a_.schedule.active[t] - task.group + partition_.groups - 1) / partition_.groups);
-  }
-
-  void run(Task& task) const {
-    const int64_t rows = start(task);
+  void run(MemberTask& task) const {
+    const Chunk& chunk = task.chunk;
     int64_t after = 0;  // rows of the step processed before, which is the later one in the direction's time
-    for (int64_t step = s_.T - 1; step >= 0; --step) {
-      const int64_t t = task.d == 0 ? step : s_.T - 1 - step;
-      const int64_t n = active_rows(task, t);
+    if (chunk.end == s_.T) start(task);
+    else after = set_slot_rows(task, task.before, task.time(chunk.end));
+    for (int64_t step = chunk.end - 1; step >= chunk.begin; --step) {
+      const int64_t t = task.time(step), n = task.active_rows(t);
       multiply_w_hh(task, after);
       if (projected_) backward_through_projection(task, t, n);
       else backward_through_cell(task, t, n);
       meet(task);
-      for (int64_t i = 0; i < n; ++i) task.s.slot_rows[i] = tokens_.slots(task.d, token(task, t, i));
-      after = n;
+      after = set_slot_rows(task, chunk, t);
     }
+    if (chunk.begin > 0) return;
     multiply_w_hh(task, after);
     meet(task);
-    finish(task, rows);
+    finish(task);
   }
 
-  // Every row at d_h_n and d_c_n, in the columns this member owns. Returns the number of rows.
-  int64_t start(const Task& task) const {
+  // The slots of time t, which `chunk` holds, are what the next step meets. Returns the number of rows.
+  int64_t set_slot_rows(const MemberTask& task, const Chunk& chunk, int64_t t) const {
+    const int64_t n = task.active_rows(t);
+    for (int64_t i = 0; i < n; ++i) task.s.slot_rows[i] = tokens_.slots(chunk, task.token(t, i));
+    return n;
+  }
+
+  // Every row at d_h_n and d_c_n, in the columns this member owns.
+  void start(const MemberTask& task) const {
     const int64_t width = w_hh_[0].width();
     const Range states{task.state_panels.begin * width, task.state_panels.end * width};
     const Range units = projected_ ? Range{task.hidden_panels.begin * w_hr_[0].width(), task.hidden_panels.end * w_hr_[0].width()} : states;
-    int64_t rows = 0;
-    for (int64_t b = task.group; b < s_.B; b += partition_.groups, ++rows) {
-      const int64_t source = task.d * s_.B + a_.schedule.order[b];
+    for (int64_t i = 0; i < task.rows(); ++i) {
+      const int64_t b = task.row(i), source = task.d * s_.B + a_.schedule.order[b];
       for (int64_t u = states.begin; u < states.end; u += V::lanes)
         (a_.d_h_n ? load_upto(a_.d_h_n + source * s_.P + u, s_.P - u) : V(0)).store(d_h_[task.d] + b * d_h_stride_ + u);
       for (int64_t u = units.begin; u < std::min(units.end, s_.H); u += V::lanes)
         (a_.d_c_n ? load_upto(a_.d_c_n + source * s_.H + u, s_.H - u) : V(0)).store(d_carry_[task.d] + b * Hp_ + u);
     }
-    return rows;
   }
 
   // D(h) of the first n rows from the D(pre-activations) of the step after.
-  void multiply_w_hh(const Task& task, int64_t n) const {
+  void multiply_w_hh(const MemberTask& task, int64_t n) const {
     const Stretches k = gate_stretches(C::hidden_slots, C::gates, s_.H, Hp_);
     T* to = d_h_[task.d] + task.group * d_h_stride_;
     for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p)
       w_hh_[task.d].multiply(task.s.slot_rows, n, k, p, Target<T>{to, partition_.groups * d_h_stride_, nullptr, 0, d_h_stride_});
   }
 
-  void backward_through_cell(const Task& task, int64_t t, int64_t n) const {
+  void backward_through_cell(const MemberTask& task, int64_t t, int64_t n) const {
     const int64_t width = w_hh_[task.d].width();
     const Range units{task.state_panels.begin * width, std::min(task.state_panels.end * width, s_.H)};
     for (int64_t i = 0; i < n; ++i)
@@ -170,16 +174,16 @@ class Backward {
   }
 
   // D(h) = W_hh's part + d_out, of states u .. u + lanes.
-  RNNK_FN V d_state(const Task& task, int64_t t, int64_t i, int64_t u) const {
-    const V d = V::load(d_h_[task.d] + row(task, i) * d_h_stride_ + u);
+  RNNK_FN V d_state(const MemberTask& task, int64_t t, int64_t i, int64_t u) const {
+    const V d = V::load(d_h_[task.d] + task.row(i) * d_h_stride_ + u);
     if (!a_.d_out.data) return d;
-    return d + load_upto(a_.d_out.at(a_.schedule, t, row(task, i)) + task.d * s_.P + u, s_.P - u);
+    return d + load_upto(a_.d_out.at(a_.schedule, t, task.row(i)) + task.d * s_.P + u, s_.P - u);
   }
 
-  void backward_through_projection(const Task& task, int64_t t, int64_t n) const {
+  void backward_through_projection(const MemberTask& task, int64_t t, int64_t n) const {
     const int64_t state_width = w_hh_[0].width(), width = w_hr_[0].width();
     for (int64_t i = 0; i < n; ++i) {
-      T* state = tokens_.state(task.d, token(task, t, i));
+      T* state = tokens_.state(task.chunk, task.token(t, i));
       task.s.state_rows[i] = state;
       const int64_t end = std::min(task.state_panels.end * state_width, s_.P);
       for (int64_t u = task.state_panels.begin * state_width; u < end; u += V::lanes) d_state(task, t, i, u).store(state + u);
@@ -194,8 +198,8 @@ class Backward {
     }
   }
 
-  RNNK_FN void apply_vjp(const Task& task, int64_t t, int64_t i, int64_t u, V d_h) const {
-    const int64_t b = row(task, i), at = token(task, t, i), in_direction = task.d * s_.N + at;
+  RNNK_FN void apply_vjp(const MemberTask& task, int64_t t, int64_t i, int64_t u, V d_h) const {
+    const int64_t b = task.row(i), at = task.token(t, i), in_direction = task.d * s_.N + at;
     V saved[C::saved ? C::saved : 1];
     for (int k = 0; k < C::saved; ++k) saved[k] = V::load(a_.gates + (in_direction * C::saved + k) * Hp_ + u);
     V state(0), previous(0);
@@ -204,7 +208,7 @@ class Backward {
       const int64_t before = step_before(a_, task.d, t, b);
       previous = before >= 0 ? V::load(a_.cells + (task.d * s_.N + a_.schedule.first[before] + b) * Hp_ + u)
                              : load_upto(a_.c0 + (task.d * s_.B + a_.schedule.order[b]) * s_.H + u, s_.H - u);
-      if (projected_) C::hidden(saved, state).store(tokens_.hidden(task.d, at) + u);
+      if (projected_) C::hidden(saved, state).store(tokens_.hidden(task.chunk, at) + u);
     } else if constexpr (C::blends_state) {
       previous = load_upto(state_before(a_, task.d, t, b) + u, s_.H - u);
     } else {
@@ -213,15 +217,13 @@ class Backward {
     T* carry = d_carry_[task.d] + b * Hp_ + u;
     const auto d = C::vjp(saved, state, previous, d_h, V::load(carry));
     d.carry.store(carry);
-    T* slots = tokens_.slots(task.d, at) + u;
+    T* slots = tokens_.slots(task.chunk, at) + u;
     for (int k = 0; k < C::slots; ++k) d.slots[k].store(slots + k * Hp_);
   }
 
-  int64_t token(const Task& task, int64_t t, int64_t i) const { return a_.schedule.first[t] + row(task, i); }
-
-  void finish(const Task& task, int64_t rows) const {
-    for (int64_t i = task.member; i < rows; i += partition_.members) {
-      const int64_t b = row(task, i), to = task.d * s_.B + a_.schedule.order[b];
+  void finish(const MemberTask& task) const {
+    for (int64_t i = task.member; i < task.rows(); i += partition_.members) {
+      const int64_t b = task.row(i), to = task.d * s_.B + a_.schedule.order[b];
       const T* carry = d_carry_[task.d] + b * Hp_;
       const T* d_h = d_h_[task.d] + b * d_h_stride_;
       if (a_.d_h0)
@@ -230,5 +232,5 @@ class Backward {
     }
   }
 
-  void meet(const Task& task) const { task.barrier.wait(partition_.members); }
+  void meet(const MemberTask& task) const { task.barrier.wait(partition_.members); }
 };

@@ -18,19 +18,17 @@ class Forward {
 
   // What one thread works in.
   struct Scratch {
-    const T** x_rows;       // [chunk_steps * group_rows]
+    const T** x_rows;       // [chunk_rows]
     const T** h_rows;       // [group_rows] the state each row has reached
     const T** hidden_rows;  // [group_rows] with a projection: o * tanh(c)
     T** out_rows;           // [group_rows] where this step's state goes
     T** carry_rows;         // [group_rows] LSTM: the c each row has reached
-    T* x_product;           // [own panels, chunk_steps * group_rows, width]
+    T* x_product;           // [own panels, chunk_rows, width]
     T* h_product;           // [group_rows, width]
   };
 
-  // A direction and every groups-th row, as one member of a team sees it.
-  struct Task {
-    int d;
-    int64_t group;
+  // A task as one member of its team sees it.
+  struct MemberTask : Task {
     int member;
     Range panels, state_panels;
     Barrier& barrier;
@@ -40,15 +38,15 @@ class Forward {
   const ForwardArgs<T>& a_;
   const Shape s_;
   const Partition partition_;
-  const int64_t panels_, Hp_, group_rows_, chunk_steps_;
+  const int64_t panels_, Hp_, group_rows_, chunk_rows_;
   const bool projected_, direct_;
   Barriers barriers_;
   T *w_ih_[2], *w_hh_[2], *bias_[2];
   T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
   Panels<T> w_hr_[2];   // with a projection
   T* hidden_[2];        // [B, Hp], likewise
-  void* scratch_;
-  size_t scratch_size_, workspace_;
+  PerThread<Scratch> scratch_;
+  size_t workspace_;
 
  public:
   Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
@@ -58,7 +56,7 @@ class Forward {
         panels_((s_.H + units - 1) / units),
         Hp_(padded_units(s_.H)),
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
-        chunk_steps_(std::max<int64_t>(1, std::min(s_.T, 64 / std::max<int64_t>(1, group_rows_)))),
+        chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
         projected_(args.weights[0].w_hr),
         direct_(s_.T * s_.B <= most_direct_rows) {
     Arena arena(workspace);
@@ -73,10 +71,7 @@ class Forward {
       w_hr_[d].data = arena.take<T>(w_hr_[d].size());
       hidden_[d] = arena.take<T>(s_.B * Hp_);
     }
-    Arena counting(nullptr);
-    scratch(counting);
-    scratch_size_ = (counting.used() + 63) / 64 * 64;
-    scratch_ = arena.take<char>(int64_t(scratch_size_) * partition.threads);
+    scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
     workspace_ = arena.used();
   }
 
@@ -86,21 +81,20 @@ class Forward {
     pack(thread);
     barriers_.all->wait(partition_.threads);
     const int team = thread / partition_.members, member = thread % partition_.members;
-    Arena arena(static_cast<char*>(scratch_) + thread * scratch_size_);
-    Task task{0, 0, member, share(panels_, partition_.members, member), {}, barriers_.team[team], scratch(arena)};
+    MemberTask task{{s_, a_.schedule, partition_.groups}, member, share(panels_, partition_.members, member), {}, barriers_.team[team],
+               scratch_(thread, [this](Arena& own) { return scratch(own); })};
     if (projected_) task.state_panels = share(w_hr_[0].count(), partition_.members, member);
     for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
-      task.d = int(i / partition_.groups);
-      task.group = i % partition_.groups;
+      task.select(i);
       run(task);
     }
   }
 
  private:
   Scratch scratch(Arena& arena) const {
-    const int64_t chunk = chunk_steps_ * group_rows_, own_panels = (panels_ + partition_.members - 1) / partition_.members;
-    return {arena.take<const T*>(chunk),         arena.take<const T*>(group_rows_), arena.take<const T*>(group_rows_),
-            arena.take<T*>(group_rows_),         arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk * width),
+    const int64_t own_panels = (panels_ + partition_.members - 1) / partition_.members;
+    return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<const T*>(group_rows_),
+            arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
             arena.take<T>(group_rows_ * width)};
   }
 
@@ -162,36 +156,27 @@ class Forward {
 
   // The recurrence.
 
-  int64_t row(const Task& task, int64_t i) const { return task.group + i * partition_.groups; }
-
-  int64_t active_rows(const Task& task, int64_t t) const {
-    return std::max<int64_t>(0, (a_.schedule.active[t] - task.group + partition_.groups - 1) / partition_.groups);
-  }
-
-  int64_t time(const Task& task, int64_t step) const { return task.d == 0 ? step : s_.T - 1 - step; }
-
-  void run(Task& task) const {
-    const int64_t rows = start(task);
-    for (int64_t begin = 0; begin < s_.T; begin += chunk_steps_) {
-      const int64_t end = std::min(s_.T, begin + chunk_steps_);
+  void run(MemberTask& task) const {
+    start(task);
+    for (int64_t begin = 0, end; begin < s_.T; begin = end) {
+      end = begin + steps_within(chunk_rows_, s_.T - begin, [&](int64_t i) { return task.active_rows(task.time(begin + i)); });
       multiply_x(task, begin, end);
       int64_t row_of_chunk = 0;
       for (int64_t step = begin; step < end; ++step) {
-        const int64_t t = time(task, step), n = active_rows(task, t);
+        const int64_t t = task.time(step), n = task.active_rows(t);
         advance(task, t, n, row_of_chunk);
         row_of_chunk += n;
       }
     }
     meet(task);
-    finish(task, rows);
+    finish(task);
   }
 
-  // Every row at its initial state. Returns the number of rows.
-  int64_t start(Task& task) const {
-    int64_t i = 0;
+  // Every row at its initial state.
+  void start(MemberTask& task) const {
     const Range own{task.panels.begin * units, std::min(task.panels.end * units, s_.H)};
-    for (int64_t b = task.group; b < s_.B; b += partition_.groups, ++i) {
-      const int64_t source = task.d * s_.B + a_.schedule.order[b];
+    for (int64_t i = 0; i < task.rows(); ++i) {
+      const int64_t b = task.row(i), source = task.d * s_.B + a_.schedule.order[b];
       task.s.h_rows[i] = a_.h0 + source * s_.P;
       if (projected_) task.s.hidden_rows[i] = hidden_[task.d] + b * Hp_;
       if (!C::has_cell_state) continue;
@@ -199,27 +184,26 @@ class Forward {
       for (int64_t u = own.begin; u < own.end; u += V::lanes)
         load_upto(a_.c0 + source * s_.H + u, s_.H - u).store(task.s.carry_rows[i] + u);
     }
-    return i;
   }
 
-  void multiply_x(const Task& task, int64_t begin, int64_t end) const {
+  void multiply_x(const MemberTask& task, int64_t begin, int64_t end) const {
     int64_t rows = 0;
     for (int64_t step = begin; step < end; ++step) {
-      const int64_t t = time(task, step), n = active_rows(task, t);
-      for (int64_t i = 0; i < n; ++i) task.s.x_rows[rows++] = a_.x.at(a_.schedule, t, row(task, i));
+      const int64_t t = task.time(step), n = task.active_rows(t);
+      for (int64_t i = 0; i < n; ++i) task.s.x_rows[rows++] = a_.x.at(a_.schedule, t, task.row(i));
     }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p)
       multiply(task.s.x_rows, rows, s_.I, a_.weights[task.d].w_ih, w_ih_[task.d], p, x_product(task, p, 0), width);
   }
 
-  T* x_product(const Task& task, int64_t p, int64_t row_of_chunk) const {
-    return task.s.x_product + ((p - task.panels.begin) * chunk_steps_ * group_rows_ + row_of_chunk) * width;
+  T* x_product(const MemberTask& task, int64_t p, int64_t row_of_chunk) const {
+    return task.s.x_product + ((p - task.panels.begin) * chunk_rows_ + row_of_chunk) * width;
   }
 
   // One step of n rows, whose x products start at `row_of_chunk`.
-  void advance(Task& task, int64_t t, int64_t n, int64_t row_of_chunk) const {
+  void advance(MemberTask& task, int64_t t, int64_t n, int64_t row_of_chunk) const {
     Scratch& s = task.s;
-    for (int64_t i = 0; i < n; ++i) s.out_rows[i] = a_.out.at(a_.schedule, t, row(task, i)) + task.d * s_.P;
+    for (int64_t i = 0; i < n; ++i) s.out_rows[i] = a_.out.at(a_.schedule, t, task.row(i)) + task.d * s_.P;
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
       multiply(s.h_rows, n, s_.P, a_.weights[task.d].w_hh, w_hh_[task.d], p, s.h_product, width);
       for (int64_t i = 0; i < n; ++i)
@@ -237,11 +221,11 @@ class Forward {
     }
   }
 
-  int64_t token(const Task& task, int64_t t, int64_t i) const { return task.d * s_.N + a_.schedule.first[t] + row(task, i); }
-  T* saved_cells(const Task& task, int64_t t, int64_t i) const { return a_.cells + token(task, t, i) * Hp_; }
+  int64_t saved_token(const MemberTask& task, int64_t t, int64_t i) const { return task.d * s_.N + task.token(t, i); }
+  T* saved_cells(const MemberTask& task, int64_t t, int64_t i) const { return a_.cells + saved_token(task, t, i) * Hp_; }
 
   // The units of panel p in row i: products and biases to gates to the new state.
-  RNNK_FN void apply_cell(const Task& task, int64_t t, int64_t p, int64_t i, const T* x_product, const T* h_product) const {
+  RNNK_FN void apply_cell(const MemberTask& task, int64_t t, int64_t p, int64_t i, const T* x_product, const T* h_product) const {
     for (int block = 0; block < per_gate; ++block) {
       const int64_t u = p * units + block * V::lanes, left = s_.H - u;
       if (left <= 0) return;
@@ -252,28 +236,28 @@ class Forward {
       }
       for (int k = 0; k < C::biases; ++k) b[k] = V::load(bias_[task.d] + k * panels_ * units + u);
       const auto next = C::forward(x, h, b, previous(task, i, u));
-      if (projected_) next.h.store(hidden_[task.d] + row(task, i) * Hp_ + u);
+      if (projected_) next.h.store(hidden_[task.d] + task.row(i) * Hp_ + u);
       else store_upto(next.h, task.s.out_rows[i] + u, left);
       if (C::has_cell_state) next.carry.store((a_.cells ? saved_cells(task, t, i) : task.s.carry_rows[i]) + u);
       if (!a_.gates) continue;
-      for (int k = 0; k < C::saved; ++k) next.saved[k].store(a_.gates + (token(task, t, i) * C::saved + k) * Hp_ + u);
+      for (int k = 0; k < C::saved; ++k) next.saved[k].store(a_.gates + (saved_token(task, t, i) * C::saved + k) * Hp_ + u);
     }
   }
 
   // What the cell carries past the recurrent product: c, or h for a cell that blends it in.
-  RNNK_FN V previous(const Task& task, int64_t i, int64_t u) const {
+  RNNK_FN V previous(const MemberTask& task, int64_t i, int64_t u) const {
     if constexpr (C::has_cell_state) return V::load(task.s.carry_rows[i] + u);
     else if constexpr (C::blends_state) return load_upto(task.s.h_rows[i] + u, s_.H - u);
     else return V(0);
   }
 
-  void finish(const Task& task, int64_t rows) const {
-    for (int64_t i = task.member; i < rows; i += partition_.members) {
-      const int64_t to = task.d * s_.B + a_.schedule.order[row(task, i)];
+  void finish(const MemberTask& task) const {
+    for (int64_t i = task.member; i < task.rows(); i += partition_.members) {
+      const int64_t to = task.d * s_.B + a_.schedule.order[task.row(i)];
       std::copy_n(task.s.h_rows[i], s_.P, a_.h_n + to * s_.P);
       if (C::has_cell_state) std::copy_n(task.s.carry_rows[i], s_.H, a_.c_n + to * s_.H);
     }
   }
 
-  void meet(const Task& task) const { task.barrier.wait(partition_.members); }
+  void meet(const MemberTask& task) const { task.barrier.wait(partition_.members); }
 };

@@ -5,6 +5,9 @@
 // threads, which makes results independent of the batch and of the number of threads: chains of at most 128 fused multiply-adds,
 // added up in order. One long chain would lose a bit or two against torch's BLAS at K = 512; the adds cost 2% there.
 //
+// A far panel is one that does not stay in the L1. Its product fetches what it will need: the next rows into the L1, and, a piece
+// with each row, the next panel into the L2. Near panels would only pay for it.
+//
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
 // The register tile: MR * NV accumulators, NV registers of B and one broadcast of A.
@@ -14,6 +17,10 @@ constexpr int tile_rows(int NV) {
 }
 
 constexpr int largest_tile = 12;
+constexpr int64_t far_panel_bytes = 64 << 10;
+constexpr int64_t rows_ahead = 4;
+constexpr int64_t chains_of_block = 4;
+constexpr int64_t cache_line = 64;
 
 // K runs over `count` stretches of `length` elements of a row of A, the s-th starting at `start[s]`: the gates of a backward
 // pass lie apart. Panels are packed in the same order.
@@ -38,6 +45,9 @@ struct RowsOfA {
     for (int m = 0; m < MR; ++m) row[m] = rows[m] + offset;
   }
   RNNK_FN T operator()(int m, int64_t k) const { return row[m][k]; }
+  RNNK_FN void advance(int64_t k) {
+    for (int m = 0; m < MR; ++m) row[m] += k;
+  }
 };
 
 // A packed as [K][MR].
@@ -45,6 +55,7 @@ template <class T, int MR>
 struct PackedA {
   const T* data;
   RNNK_FN T operator()(int m, int64_t k) const { return data[k * MR + m]; }
+  RNNK_FN void advance(int64_t k) { data += k * MR; }
 };
 
 template <class T, int MR, int NV>
@@ -67,9 +78,16 @@ struct Tile {
     for_each([&](int m, int v) { acc[m][v] = other.acc[m][v] + acc[m][v]; });
   }
 
-  template <class A>
-  RNNK_FN void multiply(const A& a, int64_t K, const T* panel) {
-    for (int64_t k = 0; k < K; ++k, panel += NV * V::lanes) {
+  // K rows of a panel. A far one also fetches `step` elements from `next` on for each row.
+  template <bool far, class A>
+  RNNK_FN void multiply(const A& a, int64_t K, const T* panel, const T* next, int64_t step) {
+    constexpr int64_t width = NV * V::lanes, line = cache_line / sizeof(T);
+    for (int64_t k = 0; k < K; ++k, panel += width) {
+      if constexpr (far) {
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < width; i += line) _mm_prefetch(reinterpret_cast<const char*>(panel + rows_ahead * width + i), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(next + k * step), _MM_HINT_T1);
+      }
       V b[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) b[v] = V::load(panel + v * V::lanes);
@@ -98,62 +116,96 @@ struct Target {
   RNNK_FN T* row(int64_t m) const { return (rows ? rows[m] : base + m * stride) + offset; }
 };
 
-// Rows m0 .. m0 + valid of C; make_a(start) gives A from column `start` on.
-template <int MR, int NV, class T, class MakeA>
-RNNK_FN void tile_product(const MakeA& make_a, const Stretches& k, const T* panel, const Target<T>& c, int64_t m0, int valid) {
+// A sum that is added to memory meets it after K rows of products: by then it is there.
+template <int NV, class T>
+RNNK_FN void prefetch_rows(const Target<T>& c, int64_t m0, int valid) {
+  for (int m = 0; m < valid; ++m)
+    for (int64_t i = 0; i < std::min<int64_t>(c.columns, NV * Vec<T>::lanes); i += cache_line / sizeof(T))
+      _mm_prefetch(reinterpret_cast<const char*>(c.row(m0 + m) + i), _MM_HINT_T0);
+}
+
+template <int MR, int NV, class T>
+RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t m0, int valid) {
   using V = Vec<T>;
-  Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
-  tile.clear();
-  bool summed = false;
-  for (int s = 0; s < k.count; ++s) {
-    const int64_t chain = chain_length(k.length);
-    for (int64_t first = 0; first < k.length; first += chain) {
-      if (s || first) {
-        if (summed) tile.add(sum);
-        sum = tile;
-        summed = true;
-        tile.clear();
-      }
-      const int64_t length = std::min(chain, k.length - first);
-      tile.multiply(make_a(k.start[s] + first), length, panel);
-      panel += length * NV * V::lanes;
-    }
-  }
-  if (summed) tile.add(sum);
+  const bool whole = valid == MR && c.columns >= NV * V::lanes;
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
     if (m >= valid) continue;
     T* row = c.row(m0 + m);
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-      const int64_t left = c.columns - v * V::lanes;
+    for (int v = 0; v < NV; ++v, row += V::lanes) {
+      const int64_t left = whole ? V::lanes : c.columns - v * V::lanes;
       V value = tile.acc[m][v];
-      if (c.store == Store::add) value = load_upto(row + v * V::lanes, left) + value;
-      store_upto(value, row + v * V::lanes, left);
+      if (c.store == Store::add) value = load_upto(row, left) + value;
+      store_upto(value, row, left);
     }
   }
 }
 
-template <int MR, int NV, class T>
-RNNK_NOINLINE void rows_tile(const T* const* rows, const Stretches& k, const T* panel, const Target<T>& c, int64_t m0) {
-  tile_product<MR, NV>([=](int64_t start) { return RowsOfA<T, MR>(rows + m0, start); }, k, panel, c, m0, MR);
+// Rows m0 .. m0 + valid of C = A times K rows of a panel, in chains; next and step as in Tile::multiply.
+template <int MR, int NV, bool far, class T, class A>
+RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const T* panel, const Target<T>& c, int64_t m0, int valid, const T* next, int64_t step) {
+  if (c.store == Store::add) prefetch_rows<NV>(c, m0, valid);
+  Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
+  tile.clear();
+  for (int64_t first = 0;;) {
+    const int64_t length = std::min(chain, K - first);
+    tile.template multiply<far>(a, length, panel, next, step);
+    if (first) tile.add(sum);
+    first += length;
+    if (first >= K) break;
+    sum = tile;
+    tile.clear();
+    a.advance(length);
+    panel += length * NV * Vec<T>::lanes;
+    next += length * step;
+  }
+  store_tile(tile, c, m0, valid);
 }
 
-// C[0..M) of one panel = A times the panel, A as row pointers. Tiles are of even size rather than full ones and a thin rest.
+template <int MR, int NV, bool far, class T>
+RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int64_t chain, const T* panel, const Target<T>& c, int64_t m0,
+                             const T* next, int64_t step) {
+  tile_product<MR, NV, far>(RowsOfA<T, MR>(rows + m0, start), K, chain, panel, c, m0, MR, next, step);
+}
+
+// One block of rows of a panel. Tiles are of even size rather than full ones and a thin rest.
 template <int NV, class T>
-void rows_product(const T* const* rows, int64_t M, const Stretches& k, const T* panel, const Target<T>& c) {
+void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const T* panel, const Target<T>& c) {
   constexpr int most = tile_rows(NV);
-  const int64_t tiles = (M + most - 1) / most;
+  constexpr int64_t width = NV * Vec<T>::lanes;
+  const int64_t tiles = (M + most - 1) / most, step = tiles ? (width + tiles - 1) / tiles : 0;
   for (int64_t i = 0; i < tiles; ++i) {
     const Range tile = share(M, tiles, i);
-    with_constant<most>(int(tile.size()), [&](auto MR) { rows_tile<MR, NV>(rows, k, panel, c, tile.begin); });
+    const T* next = panel + (width + i * step) * K;
+    with_constant<most>(int(tile.size()), [&](auto MR) {
+      if (far) rows_tile<MR, NV, true>(rows, start, K, chain, panel, c, tile.begin, next, step);
+      else rows_tile<MR, NV, false>(rows, start, K, chain, panel, c, tile.begin, next, step);
+    });
   }
 }
 
+// C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them.
 template <int NV, class T>
-RNNK_NOINLINE void packed_tile(const T* a, int64_t K, const T* panel, const Target<T>& c, int64_t m0, int valid) {
+void rows_product(const T* const* rows, int64_t M, const Stretches& k, const T* panel, Target<T> c) {
+  constexpr int64_t width = NV * Vec<T>::lanes;
+  const bool far = k.count * k.length * width * int64_t(sizeof(T)) >= far_panel_bytes;
+  const int64_t chain = chain_length(k.length), block = chains_of_block * chain;
+  for (int s = 0; s < k.count; ++s) {
+    for (int64_t first = 0; first == 0 || first < k.length; first += block) {
+      const int64_t K = std::min(block, k.length - first);
+      block_product<NV>(rows, M, k.start[s] + first, K, chain, far, panel, c);
+      panel += K * width;
+      c.store = Store::add;
+    }
+  }
+}
+
+// Of A packed as [K][MR], one tile. Its panel is far, and the next tile of A, which lies behind it, is fetched meanwhile.
+template <int NV, class T>
+RNNK_NOINLINE void packed_tile(const T* a, int64_t K, const T* panel, const Target<T>& c, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV>([=](int64_t start) { return PackedA<T, MR>{a + start * MR}; }, whole_row(K), panel, c, m0, valid);
+  tile_product<MR, NV, true>(PackedA<T, MR>{a}, K, chain_length(K), panel, c, 0, valid, a + K * MR, MR);
 }
 
 // rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].

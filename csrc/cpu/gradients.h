@@ -1,12 +1,11 @@
-// The gradients that need no recurrence, after the backward time loop: large products over all tokens.
+// The gradients that need no recurrence: large products over the tokens of a chunk of steps.
 //
-//   d_x    = input slots W_ih                    tokens are split over the threads
-//   d_w_ih = (input slots)^T x                   the gradient's rows are split over the threads
+//   d_x    = input slots W_ih                    split over the threads by panel and by token
+//   d_w_ih = (input slots)^T x                   split by the gradient's rows
 //   d_w_hh = (hidden slots)^T h before           likewise
 //   d_w_hr = D(h)^T (o * tanh(c))                likewise
 //   d_b    = slots^T 1                           likewise
 // where a cell's slots are its D(pre-activations), see cells/.
-// A weight's gradient sums over tokens in chunks, a bias's pairwise: as deterministic as one long chain, with less rounding error.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -32,27 +31,6 @@ RNNK_FN Stretches gate_stretches(const int* slots, int gates, int64_t H, int64_t
   return k;
 }
 
-// What the time loop leaves behind for each token.
-template <class T>
-class TokenGradients {
-  T *slots_ = nullptr, *state_ = nullptr, *hidden_ = nullptr;
-  int64_t N_ = 0, slots_stride_ = 0, state_stride_ = 0, hidden_stride_ = 0;
-
- public:
-  TokenGradients() = default;
-  TokenGradients(Arena& arena, const Shape& s, int slots, bool projected)
-      : N_(s.N), slots_stride_(slots * padded_units(s.H)), state_stride_(padded_units(s.P)), hidden_stride_(padded_units(s.H)) {
-    slots_ = arena.take<T>(s.D * N_ * slots_stride_);
-    if (!projected) return;
-    state_ = arena.take<T>(s.D * N_ * state_stride_);
-    hidden_ = arena.take<T>(s.D * N_ * hidden_stride_);
-  }
-
-  T* slots(int d, int64_t token) const { return slots_ + (d * N_ + token) * slots_stride_; }     // [slots, Hp]
-  T* state(int d, int64_t token) const { return state_ + (d * N_ + token) * state_stride_; }     // [P padded], D(h)
-  T* hidden(int d, int64_t token) const { return hidden_ + (d * N_ + token) * hidden_stride_; }  // [Hp], o * tanh(c)
-};
-
 // Walks over tokens in order: step t, sorted row b.
 struct TokenCursor {
   const Schedule& schedule;
@@ -72,24 +50,24 @@ struct TokenCursor {
 template <class T, class C>
 class Gradients {
   using V = Vec<T>;
-  static constexpr int64_t token_chunk = 256;  // of a weight gradient: its operands stay in the L2
-  static constexpr int64_t row_chunk = 96;     // of d_x
+  static constexpr int64_t most_rows = 96;     // of a product for d_x
+  static constexpr int64_t tiles_at_once = 16;  // while packing
+
+  // What one thread works in.
+  struct Scratch {
+    const T** a_rows;  // [chunk_tokens]
+    const T** b_rows;  // [chunk_tokens]
+    T* product;        // [most_rows, panel width]
+    T* a;              // [own tiles and one, chunk_tokens, tile rows]
+    T* b;              // [chunk_tokens, panel width]
+  };
 
   const BackwardArgs<T>* a_;
   TokenGradients<T> tokens_;
   int threads_;
   int64_t Hp_;
   Panels<T> w_ih_[2];  // [gates * H, I], for d_x
-  char* scratch_;
-  size_t scratch_size_;
-
-  struct Scratch {
-    const T** a_rows;  // [row_chunk or token_chunk]
-    const T** b_rows;  // [token_chunk]
-    T** to_rows;       // [row_chunk]
-    T* a;              // [tiles, token_chunk, tile rows]
-    T* b;              // [token_chunk, panel width]
-  };
+  PerThread<Scratch> scratch_;
 
  public:
   Gradients() = default;
@@ -100,10 +78,7 @@ class Gradients {
       w_ih_[d] = Panels<T>(C::gates * s.H, s.I);
       w_ih_[d].data = arena.take<T>(w_ih_[d].size());
     }
-    Arena counting(nullptr);
-    scratch(counting);
-    scratch_size_ = (counting.used() + 63) / 64 * 64;
-    scratch_ = arena.take<char>(int64_t(scratch_size_) * threads);
+    scratch_ = PerThread<Scratch>(arena, threads, [this](Arena& own) { return scratch(own); });
   }
 
   void pack(int thread) const {
@@ -113,124 +88,153 @@ class Gradients {
     }
   }
 
-  // Thread `thread`'s part of everything wanted, once the time loop is over on all threads.
-  void operator()(int thread) const {
-    Arena arena(scratch_ + thread * scratch_size_);
-    const Scratch s = scratch(arena);
-    if (a_->d_x.data) input_gradient(thread, s);
-    const Shape& shape = a_->shape;
-    for (int d = 0; d < shape.D; ++d) {
-      const WeightGradients<T>& to = a_->d_weights[d];
-      const auto slots = [&](int64_t token, const TokenCursor&) { return tokens_.slots(d, token); };
-      if (to.w_ih)
-        weight_gradient(thread, s, gate_stretches(C::input_slots, C::gates, shape.H, Hp_), slots,
-                        [&](int64_t, const TokenCursor& at) { return a_->x.at(a_->schedule, at.t, at.b); }, shape.I, to.w_ih);
-      if (to.w_hh)
-        weight_gradient(thread, s, gate_stretches(C::hidden_slots, C::gates, shape.H, Hp_), slots,
-                        [&](int64_t, const TokenCursor& at) { return state_before(*a_, d, at.t, at.b); }, shape.P, to.w_hh);
-      if (to.w_hr)
-        weight_gradient(thread, s, whole_row(shape.P), [&](int64_t token, const TokenCursor&) { return tokens_.state(d, token); },
-                        [&](int64_t token, const TokenCursor&) { return tokens_.hidden(d, token); }, shape.H, to.w_hr);
-      if (to.b_ih || to.b_hh) bias_gradient(thread, d, to);
+  // Thread `thread`'s part of everything wanted of both directions' chunks, once the time loop has left them on all threads.
+  // Both directions add to d_x, one after the other.
+  void operator()(int thread, const Chunk (&chunks)[2], Barrier& all) const {
+    const Scratch s = scratch_(thread, [this](Arena& own) { return scratch(own); });
+    for (int d = 0; d < a_->shape.D; ++d) {
+      if (d == 1) all.wait(threads_);
+      if (a_->d_x.data) input_gradient(thread, s, chunks, d);
+      weight_gradients(thread, s, chunks[d]);
     }
   }
 
  private:
   Scratch scratch(Arena& arena) const {
-    const int64_t own_rows = C::gates * a_->shape.H / threads_ + (C::gates + 1) * largest_tile;
-    return {arena.take<const T*>(token_chunk), arena.take<const T*>(token_chunk), arena.take<T*>(row_chunk),
-            arena.take<T>(own_rows * token_chunk), arena.take<T>(token_chunk * 4 * V::lanes)};
+    const int64_t own_rows = C::gates * a_->shape.H / threads_ + (C::gates + 2) * largest_tile;
+    return {arena.take<const T*>(chunk_tokens), arena.take<const T*>(chunk_tokens), arena.take<T>(most_rows * 4 * V::lanes),
+            arena.take<T>(own_rows * chunk_tokens), arena.take<T>(chunk_tokens * 4 * V::lanes)};
   }
 
-  void input_gradient(int thread, const Scratch& s) const {
-    const Range mine = share(a_->shape.N, threads_, thread);
-    for (int64_t begin = mine.begin; begin < mine.end; begin += row_chunk) {
-      const int64_t rows = std::min(row_chunk, mine.end - begin);
-      TokenCursor at(a_->schedule, a_->shape.T, begin);
-      for (int64_t i = 0; i < rows; ++i, at.next()) s.to_rows[i] = a_->d_x.at(a_->schedule, at.t, at.b);
-      for (int d = 0; d < a_->shape.D; ++d) {
-        for (int64_t i = 0; i < rows; ++i) s.a_rows[i] = tokens_.slots(d, begin + i);
-        const Target<T> to{nullptr, 0, s.to_rows, 0, a_->shape.I, d == 0 ? Store::overwrite : Store::add};
-        for (int64_t p = 0; p < w_ih_[d].count(); ++p)
-          w_ih_[d].multiply(s.a_rows, rows, gate_stretches(C::input_slots, C::gates, a_->shape.H, Hp_), p, to);
+  void input_gradient(int thread, const Scratch& s, const Chunk (&chunks)[2], int d) const {
+    const Chunk& c = chunks[d];
+    const int64_t blocks = ((c.tokens + most_rows - 1) / most_rows + threads_ - 1) / threads_ * threads_;
+    const Range mine = share(w_ih_[d].count() * blocks, threads_, thread);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const Range tokens = share(c.tokens, blocks, i % blocks);
+      if (tokens.size() > 0) input_gradient(s, chunks, d, i / blocks, {c.first_token + tokens.begin, c.first_token + tokens.end});
+    }
+  }
+
+  // Panel p of d_x. The direction that comes to a token first overwrites, the other one adds.
+  void input_gradient(const Scratch& s, const Chunk (&chunks)[2], int d, int64_t p, const Range& tokens) const {
+    const int64_t width = w_ih_[d].width(), columns = std::min(width, a_->shape.I - p * width);
+    for (int64_t token = tokens.begin; token < tokens.end; ++token) s.a_rows[token - tokens.begin] = tokens_.slots(chunks[d], token);
+    w_ih_[d].multiply(s.a_rows, tokens.size(), gate_stretches(C::input_slots, C::gates, a_->shape.H, Hp_), p,
+                      Target<T>{s.product, width, nullptr, -p * width, (p + 1) * width});
+    TokenCursor at(a_->schedule, a_->shape.T, tokens.begin);
+    for (int64_t i = 0; i < tokens.size(); ++i, at.next()) {
+      const bool second = a_->shape.D == 2 && (d == 0 ? at.t < a_->shape.T - chunks[1].end : at.t >= chunks[0].begin);
+      T* to = a_->d_x.at(a_->schedule, at.t, at.b) + p * width;
+      for (int64_t u = 0; u < columns; u += V::lanes) {
+        const V product = V::load(s.product + i * width + u);
+        store_upto(second ? product + load_upto(to + u, columns - u) : product, to + u, columns - u);
       }
     }
   }
 
-  // out[m, n] = sum over tokens of a_row(token)[m] b_row(token)[n], the rows m being the stretches of A one after another.
+  void weight_gradients(int thread, const Scratch& s, const Chunk& c) const {
+    const Shape& shape = a_->shape;
+    const WeightGradients<T>& to = a_->d_weights[c.d];
+    const auto slots = [&](int64_t token, const TokenCursor&) { return tokens_.slots(c, token); };
+    if (to.w_ih)
+      weight_gradient(thread, s, c, gate_stretches(C::input_slots, C::gates, shape.H, Hp_), slots,
+                      [&](int64_t, const TokenCursor& at) { return a_->x.at(a_->schedule, at.t, at.b); }, shape.I, to.w_ih);
+    if (to.w_hh)
+      weight_gradient(thread, s, c, gate_stretches(C::hidden_slots, C::gates, shape.H, Hp_), slots,
+                      [&](int64_t, const TokenCursor& at) { return state_before(*a_, c.d, at.t, at.b); }, shape.P, to.w_hh);
+    if (to.w_hr)
+      weight_gradient(thread, s, c, whole_row(shape.P), [&](int64_t token, const TokenCursor&) { return tokens_.state(c, token); },
+                      [&](int64_t token, const TokenCursor&) { return tokens_.hidden(c, token); }, shape.H, to.w_hr);
+    if (to.b_ih || to.b_hh) bias_gradient(thread, c, to);
+  }
+
+  // The loop's first chunk overwrites, those after it add.
+  bool is_first(const Chunk& c) const { return c.end == a_->shape.T; }
+
+  // out[m, n] += sum over the chunk's tokens of a_row(token)[m] b_row(token)[n], the rows m being the stretches of A one after another.
   template <class ARow, class BRow>
-  void weight_gradient(int thread, const Scratch& s, const Stretches& m, ARow a_row, BRow b_row, int64_t columns, T* out) const {
-    const Panels<T> panels(token_chunk, columns);
+  void weight_gradient(int thread, const Scratch& s, const Chunk& c, const Stretches& m, ARow a_row, BRow b_row, int64_t columns, T* out) const {
+    const Panels<T> panels(chunk_tokens, columns);
     with_constant<4>(panels.registers, [&](auto NV) {
       constexpr int MR = tile_rows(NV);
-      const int64_t tiles = (m.length + MR - 1) / MR;  // per stretch
-      const Range mine = share(m.count * tiles, threads_, thread);
-      const auto first_row = [&](int64_t tile) { return tile % tiles * MR; };
-      if (a_->shape.N == 0) zero_rows(m, tiles, MR, mine, columns, out);
-      TokenCursor at(a_->schedule, a_->shape.T, 0);
-      for (int64_t begin = 0; begin < a_->shape.N; begin += token_chunk) {
-        const int64_t K = std::min(token_chunk, a_->shape.N - begin);
+      const Tiles<MR> tiles{m};
+      const Range mine = share(tiles.count(), threads_, thread);
+      TokenCursor at(a_->schedule, a_->shape.T, c.first_token);
+      for (int64_t begin = 0; begin == 0 || begin < c.tokens; begin += chunk_tokens) {
+        const int64_t K = std::min(chunk_tokens, c.tokens - begin);
+        const Store store = begin == 0 && is_first(c) ? Store::overwrite : Store::add;
+        if (K == 0 && store == Store::add) return;
         for (int64_t k = 0; k < K; ++k, at.next()) {
-          s.a_rows[k] = a_row(begin + k, at);
-          s.b_rows[k] = b_row(begin + k, at);
+          s.a_rows[k] = a_row(c.first_token + begin + k, at);
+          s.b_rows[k] = b_row(c.first_token + begin + k, at);
         }
-        for (int64_t tile = mine.begin; tile < mine.end; ++tile)
-          pack_tile<MR>(s.a_rows, K, m.start[tile / tiles] + first_row(tile), m.length - first_row(tile), s.a + (tile - mine.begin) * K * MR);
+        tiles.pack(s.a_rows, K, mine, s.a);
         for (int64_t p = 0; p < panels.count(); ++p) {
-          for (int64_t k = 0; k < K; ++k) panels.pack_row(s.b + k * panels.width(), s.b_rows[k], p * panels.width());
+          const int64_t first = p * panels.width();
+          for (int64_t k = 0; k < K; ++k) panels.pack_row(s.b + k * panels.width(), s.b_rows[k], first);
           for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
-            T* rows = out + (tile / tiles * m.length + first_row(tile)) * columns;
-            const Target<T> to{rows, columns, nullptr, p * panels.width(), columns - p * panels.width(), begin ? Store::add : Store::overwrite};
-            packed_tile<NV>(s.a + (tile - mine.begin) * K * MR, K, s.b, to, 0, int(std::min<int64_t>(MR, m.length - first_row(tile))));
+            const Target<T> to{out + tiles.row(tile) * columns, columns, nullptr, first, columns - first, store};
+            packed_tile<NV>(s.a + (tile - mine.begin) * K * MR, K, s.b, to, int(tiles.valid(tile)));
           }
         }
       }
     });
   }
 
-  // Columns first .. first + MR of K rows of A, `left` of them real, as [K][MR].
+  // The rows of a weight's gradient, which are columns of the tokens' rows, cut into register tiles that do not cross a stretch.
   template <int MR>
-  static void pack_tile(const T* const* rows, int64_t K, int64_t first, int64_t left, T* to) {
-    if (left >= MR) {
-      for (int64_t k = 0; k < K; ++k, to += MR) std::copy_n(rows[k] + first, MR, to);
-      return;
-    }
-    for (int64_t k = 0; k < K; ++k, to += MR) {
-      std::fill_n(to, MR, T(0));
-      std::copy_n(rows[k] + first, left, to);
-    }
-  }
+  struct Tiles {
+    const Stretches& m;
 
-  static void zero_rows(const Stretches& m, int64_t tiles, int MR, const Range& mine, int64_t columns, T* out) {
-    for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
-      const int64_t first = tile % tiles * MR, rows = std::min<int64_t>(MR, m.length - first);
-      std::fill_n(out + (tile / tiles * m.length + first) * columns, rows * columns, T(0));
+    int64_t per_stretch() const { return (m.length + MR - 1) / MR; }
+    int64_t count() const { return m.count * per_stretch(); }
+    int64_t first(int64_t tile) const { return tile % per_stretch() * MR; }                             // in its stretch
+    int64_t row(int64_t tile) const { return tile / per_stretch() * m.length + first(tile); }           // of the gradient
+    int64_t column(int64_t tile) const { return m.start[tile / per_stretch()] + first(tile); }          // of a token's row
+    int64_t valid(int64_t tile) const { return std::min<int64_t>(MR, m.length - first(tile)); }
+
+    // Each tile as [K][MR]. Some tiles at a time: their columns fill whole cache lines.
+    void pack(const T* const* rows, int64_t K, const Range& mine, T* to) const {
+      for (int64_t begin = mine.begin; begin < mine.end; begin += tiles_at_once) {
+        const int64_t n = std::min(tiles_at_once, mine.end - begin);
+        int64_t from[tiles_at_once], width[tiles_at_once];
+        for (int64_t i = 0; i < n; ++i) from[i] = column(begin + i), width[i] = valid(begin + i);
+        T* const group = to + (begin - mine.begin) * K * MR;
+        for (int64_t k = 0; k < K; ++k)
+          for (int64_t i = 0; i < n; ++i) {
+            T* at = group + (i * K + k) * MR;
+            if (width[i] == MR) std::copy_n(rows[k] + from[i], MR, at);
+            else std::fill_n(std::copy_n(rows[k] + from[i], width[i], at), MR - width[i], T(0));
+          }
+      }
     }
-  }
+  };
 
   // Each slot is summed once, even where it is the gradient of both biases.
-  void bias_gradient(int thread, int d, const WeightGradients<T>& to) const {
+  void bias_gradient(int thread, const Chunk& c, const WeightGradients<T>& to) const {
     const int64_t H = a_->shape.H;
     const Range mine = share(C::slots * Hp_ / V::lanes, threads_, thread);
     for (int64_t v = mine.begin; v < mine.end; ++v) {
       const int64_t slot = v * V::lanes / Hp_, u = v * V::lanes % Hp_;
       if (u >= H) continue;
-      const V sum = token_sum(d, v * V::lanes, 0, a_->shape.N);
+      const V sum = token_sum(c, v * V::lanes, c.first_token, c.first_token + c.tokens);
+      const auto put = [&](T* b) { store_upto(is_first(c) ? sum : load_upto(b, H - u) + sum, b, H - u); };
       for (int g = 0; g < C::gates; ++g) {
-        if (to.b_ih && C::input_slots[g] == slot) store_upto(sum, to.b_ih + g * H + u, H - u);
-        if (to.b_hh && C::hidden_slots[g] == slot) store_upto(sum, to.b_hh + g * H + u, H - u);
+        if (to.b_ih && C::input_slots[g] == slot) put(to.b_ih + g * H + u);
+        if (to.b_hh && C::hidden_slots[g] == slot) put(to.b_hh + g * H + u);
       }
     }
   }
 
   // Pairwise, down to chains of 16.
-  V token_sum(int d, int64_t column, int64_t begin, int64_t end) const {
+  V token_sum(const Chunk& c, int64_t column, int64_t begin, int64_t end) const {
     if (end - begin > 16) {
       const int64_t middle = begin + (end - begin) / 2;
-      return token_sum(d, column, begin, middle) + token_sum(d, column, middle, end);
+      return token_sum(c, column, begin, middle) + token_sum(c, column, middle, end);
     }
     V sum(0);
-    for (int64_t token = begin; token < end; ++token) sum = sum + V::load(tokens_.slots(d, token) + column);
+    for (int64_t token = begin; token < end; ++token) sum = sum + V::load(tokens_.slots(c, token) + column);
     return sum;
   }
 };

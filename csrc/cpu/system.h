@@ -13,6 +13,7 @@
 #include "args.h"
 #include "cpu/kernels.h"
 #include "cpu/partition.h"
+#include "cpu/task.h"
 #include "cpu/team.h"
 #include "cpu/workspace.h"
 #include "dispatch.h"

@@ -27,6 +27,29 @@ class Arena {
   size_t used_ = 0;
 };
 
+// One Scratch for each thread, as cut(Arena&) lays it out.
+template <class Scratch>
+class PerThread {
+  char* base_ = nullptr;
+  int64_t size_ = 0;
+
+ public:
+  PerThread() = default;
+  template <class Cut>
+  PerThread(Arena& arena, int threads, const Cut& cut) {
+    Arena counting(nullptr);
+    cut(counting);
+    size_ = int64_t(counting.used() + 63) / 64 * 64;
+    base_ = arena.take<char>(size_ * threads);
+  }
+
+  template <class Cut>
+  Scratch operator()(int thread, const Cut& cut) const {
+    Arena own(base_ + thread * size_);
+    return cut(own);
+  }
+};
+
 // The barriers of one call, built in its workspace by the calling thread.
 struct Barriers {
   Barrier* all = nullptr;
