@@ -69,6 +69,7 @@ class Backward {
     workspace_ = arena.used();
   }
 
+  static bool packs(const Shape&) { return true; }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {

@@ -3,6 +3,7 @@
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
 constexpr int most_direct_rows = 8;
+inline bool reads_unpacked(const Shape& s) { return s.T * s.B <= most_direct_rows; }
 
 // C[m][l] = sum over k of a[m][k] w[l][k] for lanes columns l, from the rows w of a matrix that is not packed: blocks of it are
 // transposed in registers. The same sums as a panel's, so the same bits; pays as long as A has few rows.
@@ -24,7 +25,6 @@ class DirectTile {
     const int64_t end = k + K;
     for (; k + V::lanes <= end; k += V::lanes) {
       load_block(w, k, V::lanes);
-      for (int l = 0; l < V::lanes; ++l) _mm_prefetch(reinterpret_cast<const char*>(w[l] + k) + 512, _MM_HINT_T0);
 #pragma GCC unroll 16
       for (int j = 0; j < V::lanes; ++j)
 #pragma GCC unroll 8

@@ -58,7 +58,7 @@ class Forward {
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
         projected_(args.weights[0].w_hr),
-        direct_(s_.T * s_.B <= most_direct_rows) {
+        direct_(reads_unpacked(s_)) {
     Arena arena(workspace);
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
@@ -75,6 +75,7 @@ class Forward {
     workspace_ = arena.used();
   }
 
+  static bool packs(const Shape& s) { return !reads_unpacked(s); }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {

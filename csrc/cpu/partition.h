@@ -27,19 +27,26 @@ struct Partition {
 struct LayerCost {
   int64_t T, B, columns, I, K;  // columns = G * H of each step's products, over I and K = P
   int D, lanes, element;
+  bool packed;  // whether the weights are packed first, or read where they lie
 };
 
 // Cycles of a whole layer under a partition: packing, and what bounds a step: multiplies, weight bytes, the barrier.
 inline double cycles(const LayerCost& cost, const Partition& p) {
+  constexpr double unpacked = 10;  // bytes a cycle, from whatever cache
   const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.columns) / p.members;
-  const double arithmetic = rows * columns * double(cost.K) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
-  const double bytes = columns * double(cost.K) * cost.element;
-  const double bandwidth = bytes < 24e3 ? 64 : bytes < 800e3 ? 32 : 9;  // L1, L2 and L3 bytes a cycle
   const double gates = rows * columns * 32 / cost.lanes;
   const double barrier = p.members > 1 ? 400 : 0;
-  const double step = std::max(arithmetic, bytes / bandwidth) + gates + barrier + 100;
+  double step = gates + barrier + 100, packing = 0;
+  if (cost.packed) {
+    const double arithmetic = rows * columns * double(cost.K) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
+    const double bytes = columns * double(cost.K) * cost.element;
+    const double reading = bytes / (bytes < 24e3 ? 64 : bytes < 800e3 ? 32 : 9);  // L1, L2 and L3 bytes a cycle
+    step += std::max(arithmetic, reading) + std::min(arithmetic, reading) / 4;
+    packing = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
+  } else {
+    step += columns * (double(cost.K) + double(cost.I) / double(cost.T)) * cost.element / unpacked;
+  }
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
-  const double packing = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / 10 / p.threads;
   return packing + rounds * double(cost.T) * step + (p.threads > 1 ? 8000 : 0);
 }
 
