@@ -7,9 +7,10 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-template <class T, class C>
+template <class T, template <class> class CellOf>
 class Backward {
   using V = Vec<T>;
+  using C = CellOf<V>;
 
   // What one thread works in.
   struct Scratch {
@@ -69,6 +70,7 @@ class Backward {
     workspace_ = arena.used();
   }
 
+  static constexpr int gates = C::gates;
   static bool packs(const Shape&) { return true; }
   size_t workspace() const { return workspace_; }
 
@@ -170,56 +172,93 @@ class Backward {
   void backward_through_cell(const MemberTask& task, int64_t t, int64_t n) const {
     const int64_t width = w_hh_[task.d].width();
     const Range units{task.state_panels.begin * width, std::min(task.state_panels.end * width, s_.H)};
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t u = units.begin; u < units.end; u += V::lanes) apply_vjp(task, t, i, u, d_state(task, t, i, u));
-  }
-
-  // D(h) = W_hh's part + d_out, of states u .. u + lanes.
-  RNNK_FN V d_state(const MemberTask& task, int64_t t, int64_t i, int64_t u) const {
-    const V d = V::load(d_h_[task.d] + task.row(i) * d_h_stride_ + u);
-    if (!a_.d_out.data) return d;
-    return d + load_upto(a_.d_out.at(a_.schedule, t, task.row(i)) + task.d * s_.P + u, s_.P - u);
+    for_rows(n, [&](int64_t i, auto count) {
+      const TokenRows<count> rows(*this, task, t, i);
+      for (int64_t u = units.begin; u < units.end; u += V::lanes)
+        apply_vjp(rows, u, Several<V, count>::of([&](int j) { return d_state(rows, j, u); }));
+    });
   }
 
   void backward_through_projection(const MemberTask& task, int64_t t, int64_t n) const {
     const int64_t state_width = w_hh_[0].width(), width = w_hr_[0].width();
+    const Range states{task.state_panels.begin * state_width, std::min(task.state_panels.end * state_width, s_.P)};
     for (int64_t i = 0; i < n; ++i) {
+      const TokenRows<1> row(*this, task, t, i);
       T* state = tokens_.state(task.chunk, task.token(t, i));
       task.s.state_rows[i] = state;
-      const int64_t end = std::min(task.state_panels.end * state_width, s_.P);
-      for (int64_t u = task.state_panels.begin * state_width; u < end; u += V::lanes) d_state(task, t, i, u).store(state + u);
+      for (int64_t u = states.begin; u < states.end; u += V::lanes) d_state(row, 0, u).store(state + u);
     }
     meet(task);
     for (int64_t p = task.hidden_panels.begin; p < task.hidden_panels.end; ++p) {
       w_hr_[task.d].multiply(task.s.state_rows, n, whole_row(s_.P), p, Target<T>{task.s.d_hidden, width, nullptr, -p * width, (p + 1) * width});
-      const int64_t end = std::min((p + 1) * width, s_.H);
-      for (int64_t i = 0; i < n; ++i)
-        for (int64_t u = p * width; u < end; u += V::lanes)
-          apply_vjp(task, t, i, u, V::load(task.s.d_hidden + i * width + u - p * width));
+      for_rows(n, [&](int64_t i, auto count) {
+        const TokenRows<count> rows(*this, task, t, i);
+        const T* d_hidden = task.s.d_hidden + i * width - p * width;
+        for (int64_t u = p * width; u < std::min((p + 1) * width, s_.H); u += V::lanes)
+          apply_vjp(rows, u, Several<V, count>::of([&](int j) { return V::load(d_hidden + j * width + u); }));
+      });
     }
   }
 
-  RNNK_FN void apply_vjp(const MemberTask& task, int64_t t, int64_t i, int64_t u, V d_h) const {
-    const int64_t b = task.row(i), at = task.token(t, i), in_direction = task.d * s_.N + at;
-    V saved[C::saved ? C::saved : 1];
-    for (int k = 0; k < C::saved; ++k) saved[k] = V::load(a_.gates + (in_direction * C::saved + k) * Hp_ + u);
-    V state(0), previous(0);
-    if constexpr (C::has_cell_state) {
-      state = V::load(a_.cells + in_direction * Hp_ + u);
-      const int64_t before = step_before(a_, task.d, t, b);
-      previous = before >= 0 ? V::load(a_.cells + (task.d * s_.N + a_.schedule.first[before] + b) * Hp_ + u)
-                             : load_upto(a_.c0 + (task.d * s_.B + a_.schedule.order[b]) * s_.H + u, s_.H - u);
-      if (projected_) C::hidden(saved, state).store(tokens_.hidden(task.chunk, at) + u);
-    } else if constexpr (C::blends_state) {
-      previous = load_upto(state_before(a_, task.d, t, b) + u, s_.H - u);
-    } else {
-      state = load_upto(a_.out.at(a_.schedule, t, b) + task.d * s_.P + u, s_.H - u);
+  // f(i, count) for rows i to i + count of n.
+  template <class F>
+  RNNK_FN static void for_rows(int64_t n, const F& f) {
+    int64_t i = 0;
+    for (; i + rows_at_once <= n; i += rows_at_once) f(i, std::integral_constant<int, rows_at_once>{});
+    for (; i < n; ++i) f(i, std::integral_constant<int, 1>{});
+  }
+
+  // Where everything of `count` tokens lies; null where the cell has no such thing.
+  template <int count>
+  struct TokenRows {
+    const T *gates[count], *cell[count], *before[count], *out[count], *d_h[count], *d_out[count];
+    T *carry[count], *slots[count], *hidden[count];
+
+    RNNK_FN TokenRows(const Backward& k, const MemberTask& task, int64_t t, int64_t i) {
+      const BackwardArgs<T>& a = k.a_;
+#pragma GCC unroll 4
+      for (int j = 0; j < count; ++j) {
+        const int64_t b = task.row(i + j), token = task.token(t, i + j), saved = task.d * k.s_.N + token;
+        gates[j] = a.gates + saved * C::saved * k.Hp_;
+        cell[j] = C::has_cell_state ? a.cells + saved * k.Hp_ : nullptr;
+        before[j] = C::has_cell_state ? cell_before(a, task.d, t, b, k.Hp_) : C::blends_state ? state_before(a, task.d, t, b) : nullptr;
+        out[j] = a.out.at(a.schedule, t, b) + task.d * k.s_.P;
+        d_h[j] = k.d_h_[task.d] + b * k.d_h_stride_;
+        d_out[j] = a.d_out.data ? a.d_out.at(a.schedule, t, b) + task.d * k.s_.P : nullptr;
+        carry[j] = k.d_carry_[task.d] + b * k.Hp_;
+        slots[j] = k.tokens_.slots(task.chunk, token);
+        hidden[j] = k.projected_ ? k.tokens_.hidden(task.chunk, token) : nullptr;
+      }
     }
-    T* carry = d_carry_[task.d] + b * Hp_ + u;
-    const auto d = C::vjp(saved, state, previous, d_h, V::load(carry));
-    d.carry.store(carry);
-    T* slots = tokens_.slots(task.chunk, at) + u;
-    for (int k = 0; k < C::slots; ++k) d.slots[k].store(slots + k * Hp_);
+  };
+
+  // D(h) = W_hh's part + d_out, of states u .. u + lanes.
+  template <int count>
+  RNNK_FN V d_state(const TokenRows<count>& rows, int j, int64_t u) const {
+    const V d = V::load(rows.d_h[j] + u);
+    return rows.d_out[j] ? d + load_upto(rows.d_out[j] + u, s_.P - u) : d;
+  }
+
+  template <int count>
+  RNNK_FN void apply_vjp(const TokenRows<count>& rows, int64_t u, const Several<V, count>& d_h) const {
+    using W = Several<V, count>;
+    W saved[C::saved ? C::saved : 1], state(0), previous(0);
+    for (int k = 0; k < C::saved; ++k) saved[k] = W::of([&](int j) { return V::load(rows.gates[j] + k * Hp_ + u); });
+    if (C::has_cell_state || C::blends_state) previous = W::of([&](int j) { return load_upto(rows.before[j] + u, s_.H - u); });
+    if constexpr (C::has_cell_state) {
+      state = W::of([&](int j) { return V::load(rows.cell[j] + u); });
+      if (projected_) {
+        const W h = CellOf<W>::hidden(saved, state);
+        W::for_each([&](int j) { h.part[j].store(rows.hidden[j] + u); });
+      }
+    } else if (!C::blends_state) {
+      state = W::of([&](int j) { return load_upto(rows.out[j] + u, s_.H - u); });
+    }
+    const auto d = CellOf<W>::vjp(saved, state, previous, d_h, W::of([&](int j) { return V::load(rows.carry[j] + u); }));
+    W::for_each([&](int j) {
+      d.carry.part[j].store(rows.carry[j] + u);
+      for (int k = 0; k < C::slots; ++k) d.slots[k].part[j].store(rows.slots[j] + k * Hp_ + u);
+    });
   }
 
   void finish(const MemberTask& task) const {

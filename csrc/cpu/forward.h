@@ -8,9 +8,10 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-template <class T, class C>
+template <class T, template <class> class CellOf>
 class Forward {
   using V = Vec<T>;
+  using C = CellOf<V>;
   static constexpr int registers = C::gates == 1 ? 4 : C::gates;  // of a panel
   static constexpr int per_gate = registers / C::gates;           // of them, per gate
   static constexpr int units = per_gate * V::lanes;               // of a panel
@@ -20,9 +21,11 @@ class Forward {
   struct Scratch {
     const T** x_rows;       // [chunk_rows]
     const T** h_rows;       // [group_rows] the state each row has reached
-    const T** hidden_rows;  // [group_rows] with a projection: o * tanh(c)
+    T** hidden_rows;        // [group_rows] with a projection: o * tanh(c)
     T** out_rows;           // [group_rows] where this step's state goes
+    T** gate_rows;          // [group_rows] where its saved gates go, if a backward pass follows
     T** carry_rows;         // [group_rows] LSTM: the c each row has reached
+    T** next_carry_rows;    // [group_rows] LSTM: where this step's c goes
     T* x_product;           // [own panels, chunk_rows, width]
     T* h_product;           // [group_rows, width]
   };
@@ -75,6 +78,7 @@ class Forward {
     workspace_ = arena.used();
   }
 
+  static constexpr int gates = C::gates;
   static bool packs(const Shape& s) { return !reads_unpacked(s); }
   size_t workspace() const { return workspace_; }
 
@@ -94,8 +98,9 @@ class Forward {
  private:
   Scratch scratch(Arena& arena) const {
     const int64_t own_panels = (panels_ + partition_.members - 1) / partition_.members;
-    return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<const T*>(group_rows_),
-            arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
+    return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<T*>(group_rows_),
+            arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),
+            arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
             arena.take<T>(group_rows_ * width)};
   }
 
@@ -204,11 +209,18 @@ class Forward {
   // One step of n rows, whose x products start at `row_of_chunk`.
   void advance(MemberTask& task, int64_t t, int64_t n, int64_t row_of_chunk) const {
     Scratch& s = task.s;
-    for (int64_t i = 0; i < n; ++i) s.out_rows[i] = a_.out.at(a_.schedule, t, task.row(i)) + task.d * s_.P;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t token = task.d * s_.N + task.token(t, i);
+      s.out_rows[i] = a_.out.at(a_.schedule, t, task.row(i)) + task.d * s_.P;
+      if (a_.gates) s.gate_rows[i] = a_.gates + token * C::saved * Hp_;
+      if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : s.carry_rows[i];
+    }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
       multiply(s.h_rows, n, s_.P, a_.weights[task.d].w_hh, w_hh_[task.d], p, s.h_product, width);
-      for (int64_t i = 0; i < n; ++i)
-        apply_cell(task, t, p, i, x_product(task, p, row_of_chunk + i), s.h_product + i * width);
+      const T* x = x_product(task, p, row_of_chunk);
+      int64_t i = 0;
+      for (; i + rows_at_once <= n; i += rows_at_once) apply_cell<rows_at_once>(task, p, i, x + i * width);
+      for (; i < n; ++i) apply_cell<1>(task, p, i, x + i * width);
     }
     meet(task);
     if (projected_) {
@@ -216,39 +228,41 @@ class Forward {
         w_hr_[task.d].multiply(s.hidden_rows, n, whole_row(s_.H), p, Target<T>{nullptr, 0, s.out_rows, 0, s_.P});
       meet(task);
     }
-    for (int64_t i = 0; i < n; ++i) {
-      s.h_rows[i] = s.out_rows[i];
-      if (C::has_cell_state && a_.cells) s.carry_rows[i] = saved_cells(task, t, i);
-    }
+    std::copy_n(s.out_rows, n, s.h_rows);
+    if (C::has_cell_state) std::copy_n(s.next_carry_rows, n, s.carry_rows);
   }
 
-  int64_t saved_token(const MemberTask& task, int64_t t, int64_t i) const { return task.d * s_.N + task.token(t, i); }
-  T* saved_cells(const MemberTask& task, int64_t t, int64_t i) const { return a_.cells + saved_token(task, t, i) * Hp_; }
-
-  // The units of panel p in row i: products and biases to gates to the new state.
-  RNNK_FN void apply_cell(const MemberTask& task, int64_t t, int64_t p, int64_t i, const T* x_product, const T* h_product) const {
+  // The units of panel p in rows i to i + count: products and biases to gates to the new state.
+  template <int count>
+  RNNK_FN void apply_cell(const MemberTask& task, int64_t p, int64_t i, const T* x_product) const {
+    using W = Several<V, count>;
+    const Scratch& s = task.s;
+    T* const* state_rows = (projected_ ? s.hidden_rows : s.out_rows) + i;
+    const T* h_product = s.h_product + i * width;
     for (int block = 0; block < per_gate; ++block) {
       const int64_t u = p * units + block * V::lanes, left = s_.H - u;
       if (left <= 0) return;
-      V x[C::gates], h[C::gates], b[C::biases];
+      W x[C::gates], h[C::gates], b[C::biases];
       for (int g = 0; g < C::gates; ++g) {
-        x[g] = V::load(x_product + g * units + block * V::lanes);
-        h[g] = V::load(h_product + g * units + block * V::lanes);
+        const int64_t column = g * units + block * V::lanes;
+        x[g] = W::of([&](int j) { return V::load(x_product + j * width + column); });
+        h[g] = W::of([&](int j) { return V::load(h_product + j * width + column); });
       }
-      for (int k = 0; k < C::biases; ++k) b[k] = V::load(bias_[task.d] + k * panels_ * units + u);
-      const auto next = C::forward(x, h, b, previous(task, i, u));
-      if (projected_) next.h.store(hidden_[task.d] + task.row(i) * Hp_ + u);
-      else store_upto(next.h, task.s.out_rows[i] + u, left);
-      if (C::has_cell_state) next.carry.store((a_.cells ? saved_cells(task, t, i) : task.s.carry_rows[i]) + u);
-      if (!a_.gates) continue;
-      for (int k = 0; k < C::saved; ++k) next.saved[k].store(a_.gates + (saved_token(task, t, i) * C::saved + k) * Hp_ + u);
+      for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int) { return V::load(bias_[task.d] + k * panels_ * units + u); });
+      const auto next = CellOf<W>::forward(x, h, b, W::of([&](int j) { return previous(s, i + j, u); }));
+      W::for_each([&](int j) {
+        store_upto(next.h.part[j], state_rows[j] + u, left);
+        if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[i + j] + u);
+        if (!a_.gates) return;
+        for (int k = 0; k < C::saved; ++k) next.saved[k].part[j].store(s.gate_rows[i + j] + k * Hp_ + u);
+      });
     }
   }
 
   // What the cell carries past the recurrent product: c, or h for a cell that blends it in.
-  RNNK_FN V previous(const MemberTask& task, int64_t i, int64_t u) const {
-    if constexpr (C::has_cell_state) return V::load(task.s.carry_rows[i] + u);
-    else if constexpr (C::blends_state) return load_upto(task.s.h_rows[i] + u, s_.H - u);
+  RNNK_FN V previous(const Scratch& s, int64_t i, int64_t u) const {
+    if constexpr (C::has_cell_state) return V::load(s.carry_rows[i] + u);
+    else if constexpr (C::blends_state) return load_upto(s.h_rows[i] + u, s_.H - u);
     else return V(0);
   }
 

@@ -24,6 +24,14 @@ const T* state_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b) {
   return a.h0 + (d * a.shape.B + a.schedule.order[b]) * a.shape.P;
 }
 
+// The cell state that entered step t of sorted row b: c0, or what was saved.
+template <class T>
+const T* cell_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b, int64_t Hp) {
+  const int64_t before = step_before(a, d, t, b);
+  if (before >= 0) return a.cells + (d * a.shape.N + a.schedule.first[before] + b) * Hp;
+  return a.c0 + (d * a.shape.B + a.schedule.order[b]) * a.shape.H;
+}
+
 // Where the gates of D(pre-activations) lie in a token's slots.
 RNNK_FN Stretches gate_stretches(const int* slots, int gates, int64_t H, int64_t Hp) {
   Stretches k{gates, H, {}};
@@ -204,8 +212,12 @@ class Gradients {
         for (int64_t k = 0; k < K; ++k)
           for (int64_t i = 0; i < n; ++i) {
             T* at = group + (i * K + k) * MR;
-            if (width[i] == MR) std::copy_n(rows[k] + from[i], MR, at);
-            else std::fill_n(std::copy_n(rows[k] + from[i], width[i], at), MR - width[i], T(0));
+            if (width[i] == MR) {
+#pragma GCC unroll 16
+              for (int m = 0; m < MR; ++m) at[m] = rows[k][from[i] + m];
+            } else {
+              std::fill_n(std::copy_n(rows[k] + from[i], width[i], at), MR - width[i], T(0));
+            }
           }
       }
     }

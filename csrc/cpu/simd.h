@@ -8,6 +8,7 @@
 
 template <class T>
 struct Vec {
+  using Scalar = T;
   static constexpr int lanes = RNNK_VECTOR_BYTES / sizeof(T);
   typedef T Raw __attribute__((vector_size(RNNK_VECTOR_BYTES)));
   typedef T Unaligned __attribute__((vector_size(RNNK_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
@@ -27,7 +28,7 @@ struct Vec {
 };
 
 template <class V>
-using scalar_of = std::decay_t<decltype(V{}.v[0])>;
+using scalar_of = typename V::Scalar;
 
 template <class T> RNNK_FN Vec<T> operator+(Vec<T> a, Vec<T> b) { return a.v + b.v; }
 template <class T> RNNK_FN Vec<T> operator-(Vec<T> a, Vec<T> b) { return a.v - b.v; }
