@@ -49,7 +49,10 @@ class TokenGradients {
     hidden_ = arena.take<T>(s.D * 2 * capacity_ * hidden_stride_);
   }
 
+  // A token's row; those of a chunk lie a stride apart, and a line may be read past their end.
   T* slots(const Chunk& c, int64_t token) const { return slots_ + row(c, token) * slots_stride_; }     // [slots, Hp]
   T* state(const Chunk& c, int64_t token) const { return state_ + row(c, token) * state_stride_; }     // [P padded], D(h)
   T* hidden(const Chunk& c, int64_t token) const { return hidden_ + row(c, token) * hidden_stride_; }  // [Hp], o * tanh(c)
+  int64_t slots_stride() const { return slots_stride_; }
+  int64_t state_stride() const { return state_stride_; }
 };

@@ -16,9 +16,8 @@ constexpr int tile_rows(int NV) {
   return vector_registers == 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : 6);
 }
 
-constexpr int largest_tile = 12;
 constexpr int64_t far_panel_bytes = 64 << 10;
-constexpr int64_t rows_ahead = 4;
+constexpr int64_t rows_ahead = 4, columns_ahead = 8;
 constexpr int64_t chains_of_block = 4;
 constexpr int64_t cache_line = 64;
 
@@ -45,17 +44,20 @@ struct RowsOfA {
     for (int m = 0; m < MR; ++m) row[m] = rows[m] + offset;
   }
   RNNK_FN T operator()(int m, int64_t k) const { return row[m][k]; }
+  RNNK_FN void fetch(int64_t) const {}  // the hardware sees it coming
   RNNK_FN void advance(int64_t k) {
     for (int m = 0; m < MR; ++m) row[m] += k;
   }
 };
 
-// A packed as [K][MR].
+// A as the transpose of rows that lie `stride` apart: element (m, k) is data[k * stride + m].
 template <class T, int MR>
-struct PackedA {
+struct ColumnsOfA {
   const T* data;
-  RNNK_FN T operator()(int m, int64_t k) const { return data[k * MR + m]; }
-  RNNK_FN void advance(int64_t k) { data += k * MR; }
+  int64_t stride;
+  RNNK_FN T operator()(int m, int64_t k) const { return data[k * stride + m]; }
+  RNNK_FN void fetch(int64_t k) const { _mm_prefetch(reinterpret_cast<const char*>(data + (k + columns_ahead) * stride), _MM_HINT_T0); }
+  RNNK_FN void advance(int64_t k) { data += k * stride; }
 };
 
 template <class T, int MR, int NV>
@@ -88,6 +90,7 @@ struct Tile {
         for (int64_t i = 0; i < width; i += line) _mm_prefetch(reinterpret_cast<const char*>(panel + rows_ahead * width + i), _MM_HINT_T0);
         _mm_prefetch(reinterpret_cast<const char*>(next + k * step), _MM_HINT_T1);
       }
+      a.fetch(k);
       V b[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) b[v] = V::load(panel + v * V::lanes);
@@ -201,11 +204,11 @@ void rows_product(const T* const* rows, int64_t M, const Stretches& k, const T* 
   }
 }
 
-// Of A packed as [K][MR], one tile. Its panel is far, and the next tile of A, which lies behind it, is fetched meanwhile.
+// The first `valid` rows of C = the transpose of K rows of A, `stride` apart, times a panel. Reads up to the tile's rows of A's columns.
 template <int NV, class T>
-RNNK_NOINLINE void packed_tile(const T* a, int64_t K, const T* panel, const Target<T>& c, int valid) {
+RNNK_NOINLINE void columns_tile(const T* a, int64_t stride, int64_t K, const T* panel, const Target<T>& c, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV, true>(PackedA<T, MR>{a}, K, chain_length(K), panel, c, 0, valid, a + K * MR, MR);
+  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, stride}, K, chain_length(K), panel, c, 0, valid, panel, 0);
 }
 
 // rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].

@@ -58,16 +58,14 @@ struct TokenCursor {
 template <class T, class C>
 class Gradients {
   using V = Vec<T>;
-  static constexpr int64_t most_rows = 96;     // of a product for d_x
-  static constexpr int64_t tiles_at_once = 16;  // while packing
+  static constexpr int64_t most_rows = 96;  // of a product for d_x
+  static constexpr int64_t panels_at_once = 8, tiles_at_once = 16;  // of a weight's gradient: their operands stay in the L2
 
   // What one thread works in.
   struct Scratch {
-    const T** a_rows;  // [chunk_tokens]
-    const T** b_rows;  // [chunk_tokens]
-    T* product;        // [most_rows, panel width]
-    T* a;              // [own tiles and one, chunk_tokens, tile rows]
-    T* b;              // [chunk_tokens, panel width]
+    const T** rows;  // [chunk_tokens]
+    T* product;      // [most_rows, panel width]
+    T* panels;       // [panels_at_once, chunk_tokens, panel width]
   };
 
   const BackwardArgs<T>* a_;
@@ -109,9 +107,7 @@ class Gradients {
 
  private:
   Scratch scratch(Arena& arena) const {
-    const int64_t own_rows = C::gates * a_->shape.H / threads_ + (C::gates + 2) * largest_tile;
-    return {arena.take<const T*>(chunk_tokens), arena.take<const T*>(chunk_tokens), arena.take<T>(most_rows * 4 * V::lanes),
-            arena.take<T>(own_rows * chunk_tokens), arena.take<T>(chunk_tokens * 4 * V::lanes)};
+    return {arena.take<const T*>(chunk_tokens), arena.take<T>(most_rows * 4 * V::lanes), arena.take<T>(panels_at_once * chunk_tokens * 4 * V::lanes)};
   }
 
   void input_gradient(int thread, const Scratch& s, const Chunk (&chunks)[2], int d) const {
@@ -127,8 +123,8 @@ class Gradients {
   // Panel p of d_x. The direction that comes to a token first overwrites, the other one adds.
   void input_gradient(const Scratch& s, const Chunk (&chunks)[2], int d, int64_t p, const Range& tokens) const {
     const int64_t width = w_ih_[d].width(), columns = std::min(width, a_->shape.I - p * width);
-    for (int64_t token = tokens.begin; token < tokens.end; ++token) s.a_rows[token - tokens.begin] = tokens_.slots(chunks[d], token);
-    w_ih_[d].multiply(s.a_rows, tokens.size(), gate_stretches(C::input_slots, C::gates, a_->shape.H, Hp_), p,
+    for (int64_t token = tokens.begin; token < tokens.end; ++token) s.rows[token - tokens.begin] = tokens_.slots(chunks[d], token);
+    w_ih_[d].multiply(s.rows, tokens.size(), gate_stretches(C::input_slots, C::gates, a_->shape.H, Hp_), p,
                       Target<T>{s.product, width, nullptr, -p * width, (p + 1) * width});
     TokenCursor at(a_->schedule, a_->shape.T, tokens.begin);
     for (int64_t i = 0; i < tokens.size(); ++i, at.next()) {
@@ -144,15 +140,15 @@ class Gradients {
   void weight_gradients(int thread, const Scratch& s, const Chunk& c) const {
     const Shape& shape = a_->shape;
     const WeightGradients<T>& to = a_->d_weights[c.d];
-    const auto slots = [&](int64_t token, const TokenCursor&) { return tokens_.slots(c, token); };
+    const T* slots = tokens_.slots(c, c.first_token);
     if (to.w_ih)
-      weight_gradient(thread, s, c, gate_stretches(C::input_slots, C::gates, shape.H, Hp_), slots,
+      weight_gradient(thread, s, c, slots, tokens_.slots_stride(), gate_stretches(C::input_slots, C::gates, shape.H, Hp_),
                       [&](int64_t, const TokenCursor& at) { return a_->x.at(a_->schedule, at.t, at.b); }, shape.I, to.w_ih);
     if (to.w_hh)
-      weight_gradient(thread, s, c, gate_stretches(C::hidden_slots, C::gates, shape.H, Hp_), slots,
+      weight_gradient(thread, s, c, slots, tokens_.slots_stride(), gate_stretches(C::hidden_slots, C::gates, shape.H, Hp_),
                       [&](int64_t, const TokenCursor& at) { return state_before(*a_, c.d, at.t, at.b); }, shape.P, to.w_hh);
     if (to.w_hr)
-      weight_gradient(thread, s, c, whole_row(shape.P), [&](int64_t token, const TokenCursor&) { return tokens_.state(c, token); },
+      weight_gradient(thread, s, c, tokens_.state(c, c.first_token), tokens_.state_stride(), whole_row(shape.P),
                       [&](int64_t token, const TokenCursor&) { return tokens_.hidden(c, token); }, shape.H, to.w_hr);
     if (to.b_ih || to.b_hh) bias_gradient(thread, c, to);
   }
@@ -160,68 +156,44 @@ class Gradients {
   // The loop's first chunk overwrites, those after it add.
   bool is_first(const Chunk& c) const { return c.end == a_->shape.T; }
 
-  // out[m, n] += sum over the chunk's tokens of a_row(token)[m] b_row(token)[n], the rows m being the stretches of A one after another.
-  template <class ARow, class BRow>
-  void weight_gradient(int thread, const Scratch& s, const Chunk& c, const Stretches& m, ARow a_row, BRow b_row, int64_t columns, T* out) const {
+  // out[m, n] += sum over the chunk's tokens of a(token)[m] b(token)[n]. The rows of a lie a_stride apart, their stretches m are the
+  // rows of `out` one after another; b(token) = b_row(token, its cursor).
+  template <class BRow>
+  void weight_gradient(int thread, const Scratch& s, const Chunk& c, const T* a, int64_t a_stride, const Stretches& m, const BRow& b_row,
+                       int64_t columns, T* out) const {
     const Panels<T> panels(chunk_tokens, columns);
     with_constant<4>(panels.registers, [&](auto NV) {
       constexpr int MR = tile_rows(NV);
-      const Tiles<MR> tiles{m};
-      const Range mine = share(tiles.count(), threads_, thread);
+      const int64_t tiles = (m.length + MR - 1) / MR;  // of a stretch
+      const Range mine = share(m.count * tiles, threads_, thread);
       TokenCursor at(a_->schedule, a_->shape.T, c.first_token);
       for (int64_t begin = 0; begin == 0 || begin < c.tokens; begin += chunk_tokens) {
         const int64_t K = std::min(chunk_tokens, c.tokens - begin);
         const Store store = begin == 0 && is_first(c) ? Store::overwrite : Store::add;
         if (K == 0 && store == Store::add) return;
-        for (int64_t k = 0; k < K; ++k, at.next()) {
-          s.a_rows[k] = a_row(c.first_token + begin + k, at);
-          s.b_rows[k] = b_row(c.first_token + begin + k, at);
-        }
-        tiles.pack(s.a_rows, K, mine, s.a);
-        for (int64_t p = 0; p < panels.count(); ++p) {
-          const int64_t first = p * panels.width();
-          for (int64_t k = 0; k < K; ++k) panels.pack_row(s.b + k * panels.width(), s.b_rows[k], first);
-          for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
-            const Target<T> to{out + tiles.row(tile) * columns, columns, nullptr, first, columns - first, store};
-            packed_tile<NV>(s.a + (tile - mine.begin) * K * MR, K, s.b, to, int(tiles.valid(tile)));
-          }
+        for (int64_t k = 0; k < K; ++k, at.next()) s.rows[k] = b_row(c.first_token + begin + k, at);
+        for (int64_t p = 0; p < panels.count(); p += panels_at_once) {
+          const Range at_once{p, std::min(p + panels_at_once, panels.count())};
+          for (int64_t q = at_once.begin; q < at_once.end; ++q)
+            for (int64_t k = 0; k < K; ++k) panels.pack_row(s.panels + ((q - p) * K + k) * panels.width(), s.rows[k], q * panels.width());
+          for_blocks(at_once, mine, [&](int64_t q, int64_t i) {
+            const int64_t stretch = i / tiles, first = i % tiles * MR, column = q * panels.width();
+            const Target<T> to{out + (stretch * m.length + first) * columns, columns, nullptr, column, columns - column, store};
+            columns_tile<NV>(a + begin * a_stride + m.start[stretch] + first, a_stride, K, s.panels + (q - p) * K * panels.width(), to,
+                             int(std::min<int64_t>(MR, m.length - first)));
+          });
         }
       }
     });
   }
 
-  // The rows of a weight's gradient, which are columns of the tokens' rows, cut into register tiles that do not cross a stretch.
-  template <int MR>
-  struct Tiles {
-    const Stretches& m;
-
-    int64_t per_stretch() const { return (m.length + MR - 1) / MR; }
-    int64_t count() const { return m.count * per_stretch(); }
-    int64_t first(int64_t tile) const { return tile % per_stretch() * MR; }                             // in its stretch
-    int64_t row(int64_t tile) const { return tile / per_stretch() * m.length + first(tile); }           // of the gradient
-    int64_t column(int64_t tile) const { return m.start[tile / per_stretch()] + first(tile); }          // of a token's row
-    int64_t valid(int64_t tile) const { return std::min<int64_t>(MR, m.length - first(tile)); }
-
-    // Each tile as [K][MR]. Some tiles at a time: their columns fill whole cache lines.
-    void pack(const T* const* rows, int64_t K, const Range& mine, T* to) const {
-      for (int64_t begin = mine.begin; begin < mine.end; begin += tiles_at_once) {
-        const int64_t n = std::min(tiles_at_once, mine.end - begin);
-        int64_t from[tiles_at_once], width[tiles_at_once];
-        for (int64_t i = 0; i < n; ++i) from[i] = column(begin + i), width[i] = valid(begin + i);
-        T* const group = to + (begin - mine.begin) * K * MR;
-        for (int64_t k = 0; k < K; ++k)
-          for (int64_t i = 0; i < n; ++i) {
-            T* at = group + (i * K + k) * MR;
-            if (width[i] == MR) {
-#pragma GCC unroll 16
-              for (int m = 0; m < MR; ++m) at[m] = rows[k][from[i] + m];
-            } else {
-              std::fill_n(std::copy_n(rows[k] + from[i], width[i], at), MR - width[i], T(0));
-            }
-          }
-      }
-    }
-  };
+  // f(panel, tile) for all pairs, a block of tiles after the other.
+  template <class F>
+  static void for_blocks(const Range& panels, const Range& tiles, const F& f) {
+    for (int64_t begin = tiles.begin; begin < tiles.end; begin += tiles_at_once)
+      for (int64_t p = panels.begin; p < panels.end; ++p)
+        for (int64_t i = begin; i < std::min(begin + tiles_at_once, tiles.end); ++i) f(p, i);
+  }
 
   // Each slot is summed once, even where it is the gradient of both biases.
   void bias_gradient(int thread, const Chunk& c, const WeightGradients<T>& to) const {
