@@ -10,6 +10,10 @@ namespace rnnk {
 
 enum class Cell { lstm, gru, rnn_tanh, rnn_relu };
 
+// G and S, for those who do not see the mathematics; csrc/cpu/isa.inc asserts that cells/ agrees.
+constexpr int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+constexpr int saved_count(Cell cell) { return cell == Cell::lstm || cell == Cell::gru ? 4 : 0; }
+
 struct Shape {
   int64_t T, B, N, I, H, P;
   int D;

@@ -75,6 +75,7 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
          batch_sizes, lengths, *extra):
     if lengths is not None:
         _check_lengths(lengths, input, batch_first, batch_sizes)
+    _check_counts(states, params, has_biases, num_layers, bidirectional)
     args = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths, *extra)
     if autocast.enabled(input):
         return autocast.run(lambda *a: stack(op, *a), kind, input, states, params, *args)
@@ -96,6 +97,16 @@ def _is_relu(nonlinearity):
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     return nonlinearity == "relu"
+
+
+def _check_counts(states, params, has_biases, num_layers, bidirectional):
+    rows = num_layers * (2 if bidirectional else 1)
+    least = rows * (4 if has_biases else 2)
+    if len(params) not in (least, least + rows):
+        raise RuntimeError(f"got an incorrect number of RNN parameters: {len(params)}, expected {least}, or {least + rows} with a projection")
+    for s in states:
+        if s.dim() != 3 or s.shape[0] != rows:
+            raise RuntimeError(f"Expected hidden states of size [{rows}, B, *], got {list(s.shape)}")
 
 
 def _check_lengths(lengths, input, batch_first, batch_sizes):

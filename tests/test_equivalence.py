@@ -43,8 +43,10 @@ def test_options(cell, option):
     check(replace(option, cell=cell))
 
 
-# More tokens than a weight gradient sums at once, and not a multiple of it; longer rows than one chain of products.
-LONG = (Case(T=30, B=11), Case(T=300, B=1), Case(T=2, B=3, I=140, H=150), Case(T=7, B=9, I=140, H=150, D=2))
+# More tokens than a chunk of the backward loop, not a multiple of it, and a step larger than one; rows longer than a chain of products
+# and than a block of chains.
+LONG = (Case(T=30, B=11), Case(T=300, B=1), Case(T=2, B=300, D=2), Case(T=2, B=3, I=140, H=150), Case(T=7, B=9, I=140, H=150, D=2),
+        Case(T=3, B=7, I=560, H=530), *(Case(T=40, B=19, D=2, layout=layout) for layout in LAYOUTS[:4]))
 
 
 @pytest.mark.fast
@@ -68,6 +70,7 @@ def test_everything_at_once(cell, dtype):
 def test_projection(layout, D):
     for bias in (True, False):
         check(Case("LSTM", P=5, L=2, D=D, layout=layout, bias=bias, H=18))
+    check(Case("LSTM", P=5, T=40, B=19, D=D, layout=layout))
 
 
 @for_all("dtype", DTYPES[1:])

@@ -115,6 +115,15 @@ def test_functional_refuses_an_unknown_nonlinearity():
         rnnkernels.functional.rnn(x, torch.zeros(1, 2, 4), [], nonlinearity="sin")
 
 
+def test_functional_refuses_a_wrong_number_of_parameters_or_states():
+    m = rnnkernels.GRU(3, 4, 2)
+    with pytest.raises(RuntimeError, match="incorrect number of RNN parameters: 7, expected 8"):
+        rnnkernels.functional.gru(x, torch.zeros(2, 2, 4), m._flat_weights[:7], num_layers=2)
+    for rows in (1, 3):
+        with pytest.raises(RuntimeError, match=r"hidden states of size \[2, B, \*\], got"):
+            rnnkernels.functional.gru(x, torch.zeros(rows, 2, 4), m._flat_weights, num_layers=2)
+
+
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 

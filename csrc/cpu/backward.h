@@ -70,7 +70,6 @@ class Backward {
     workspace_ = arena.used();
   }
 
-  static constexpr int gates = C::gates;
   static bool packs(const Shape&) { return true; }
   size_t workspace() const { return workspace_; }
 

@@ -78,7 +78,6 @@ class Forward {
     workspace_ = arena.used();
   }
 
-  static constexpr int gates = C::gates;
   static bool packs(const Shape& s) { return !reads_unpacked(s); }
   size_t workspace() const { return workspace_; }
 

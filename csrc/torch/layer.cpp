@@ -14,9 +14,6 @@ namespace {
 
 constexpr const char* names[] = {"x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "w_ih_r", "w_hh_r", "b_ih_r", "b_hh_r", "w_hr_r"};
 
-int64_t gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
-int64_t saved_count(Cell cell) { return cell == Cell::lstm || cell == Cell::gru ? 4 : 0; }
-
 void check_size(const Layer& layer, int argument, at::IntArrayRef expected) {
   TORCH_CHECK(layer[argument].sizes() == expected, "rnnkernels: expected ", names[argument], " of size ", expected, ", got ",
               layer[argument].sizes());

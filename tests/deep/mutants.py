@@ -7,7 +7,8 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 from dataclasses import dataclass
 
 LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
-FORWARD, BACKWARD, GRADIENTS, GEMM, DIRECT = (f"csrc/cpu/{name}.h" for name in ("forward", "backward", "gradients", "gemm", "direct"))
+FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL = (
+    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several"))
 SCHEDULE, LAYER, AUTOGRAD, EAGER = (f"csrc/torch/{name}.cpp" for name in ("schedule", "layer", "autograd", "eager"))
 
 
@@ -54,37 +55,44 @@ MUTANTS = [
     Mutant("exp: a float constant off in the fourth digit", ACTIVATIONS, "1.6666665459e-1", "1.6676665459e-1"),
     Mutant("exp: a double constant off in the third digit", ACTIVATIONS, "1. / 720,", "1. / 721,"),
     # The forward loop.
-    Mutant("forward: the reverse direction runs forward", FORWARD, "return task.d == 0 ? step : s_.T - 1 - step", "return step"),
+    Mutant("forward: the reverse direction runs forward", TASK, "return d == 0 ? step : shape.T - 1 - step", "return step"),
     Mutant("forward: the reverse direction's packed W_hh ignored", FORWARD, "pack_panel(a_.weights[d].w_hh,", "pack_panel(a_.weights[0].w_hh,"),
     Mutant("forward: the reverse direction's unpacked W_ih ignored", FORWARD, "a_.weights[task.d].w_ih, w_ih_", "a_.weights[0].w_ih, w_ih_"),
-    Mutant("forward: c stays at c0 when it is saved", FORWARD, "if (C::has_cell_state && a_.cells) s.carry_rows[i]", "if (false) s.carry_rows[i]"),
-    Mutant("forward: h_n in sorted order", FORWARD, "to = task.d * s_.B + a_.schedule.order[row(task, i)]", "to = task.d * s_.B + row(task, i)"),
-    Mutant("forward: x products of ragged steps misplaced", FORWARD, "row_of_chunk += n;", "row_of_chunk += group_rows_;"),
+    Mutant("forward: c stays at c0 when it is saved", FORWARD, "if (C::has_cell_state) std::copy_n(s.next_carry_rows,", "if (C::has_cell_state && !a_.cells) std::copy_n(s.next_carry_rows,"),
+    Mutant("forward: saved gates of two rows exchanged", FORWARD, "store(s.gate_rows[i + j] + k * Hp_ + u)", "store(s.gate_rows[i + count - 1 - j] + k * Hp_ + u)"),
+    Mutant("forward: h_n in sorted order", FORWARD, "to = task.d * s_.B + a_.schedule.order[task.row(i)]", "to = task.d * s_.B + task.row(i)"),
+    Mutant("forward: x products of ragged steps misplaced", FORWARD, "row_of_chunk += n;", "row_of_chunk += task.rows();"),
     Mutant("forward: no barrier after the cells", FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"),
     Mutant("product: one row rounds unlike several", GEMM, "acc[m][v] = fma(broadcast, b[v], acc[m][v])",
            "acc[m][v] = MR == 1 ? broadcast * b[v] + acc[m][v] : fma(broadcast, b[v], acc[m][v])"),
+    Mutant("product: a later block of k replaces the sum", GEMM, "c.store = Store::add;", ""),
+    Mutant("cells: the second row of two takes the first one's reciprocal", SEVERAL, "return recip(a.part[i]);", "return recip(a.part[0]);"),
     Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K);", "const int64_t chain = (K + 15) / 16 * 16;"),
     # The backward loop.
-    Mutant("backward: the reverse direction runs forward", BACKWARD, "t = task.d == 0 ? step : s_.T - 1 - step", "t = step"),
-    Mutant("backward: d_out of the first direction for both", BACKWARD, "row(task, i)) + task.d * s_.P + u, s_.P - u);\n  }",
-           "row(task, i)) + u, s_.P - u);\n  }"),
+    Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      multiply_w_hh",
+           "const int64_t t = step, n = task.active_rows(t);\n      multiply_w_hh"),
+    Mutant("backward: d_out of the first direction for both", BACKWARD, "a.d_out.at(a.schedule, t, b) + task.d * k.s_.P", "a.d_out.at(a.schedule, t, b)"),
     Mutant("backward: D(c) starts at a stale value", BACKWARD, ": V(0)).store(d_carry_", ": V(0.001)).store(d_carry_"),
-    Mutant("backward: saved gates overwritten", BACKWARD, "d.carry.store(carry);",
-           "d.carry.store(carry);\n    if (C::saved) d.slots[0].store(const_cast<T*>(a_.gates) + in_direction * C::saved * Hp_ + u);"),
+    Mutant("backward: saved gates overwritten", BACKWARD, "d.carry.part[j].store(rows.carry[j] + u);",
+           "d.carry.part[j].store(rows.carry[j] + u);\n      if (C::saved) d.slots[0].part[j].store(const_cast<T*>(rows.gates[j]) + u);"),
+    Mutant("backward: a chunk starts from the first step of the last one", BACKWARD, "set_slot_rows(task, task.before, task.time(chunk.end))",
+           "set_slot_rows(task, task.before, task.time(task.before.end - 1))"),
+    Mutant("backward: a chunk misses its last token", CHUNK, "schedule.active[t1] - c.first_token;", "schedule.active[t1] - c.first_token - (c.begin > 0);"),
     Mutant("backward: d_h0 without what passed W_hh", BACKWARD, "C::blends_state ? d_h[u] + carry[u] : d_h[u]", "d_h[u]"),
     Mutant("backward: d_c0 in sorted order", BACKWARD, "a_.d_c0 + to * s_.H", "a_.d_c0 + (task.d * s_.B + b) * s_.H"),
     # Weight and input gradients.
-    Mutant("gradients: every weight gradient counted twice", GEMM, "PackedA<T, MR>{a + start * MR}; }, whole_row(K), panel, c, m0, valid);",
-           "PackedA<T, MR>{a + start * MR}; }, whole_row(K), panel, c, m0, valid);\n  Target<T> again = c;\n  again.store = Store::add;\n"
-           "  tile_product<MR, NV>([=](int64_t start) { return PackedA<T, MR>{a + start * MR}; }, whole_row(K), panel, again, m0, valid);"),
-    Mutant("gradients: the last chunk of tokens dropped", GRADIENTS, "begin < a_->shape.N; begin += token_chunk) {\n        const int64_t K",
-           "begin == 0 || begin + token_chunk <= a_->shape.N; begin += token_chunk) {\n        const int64_t K"),
-    Mutant("gradients: a later chunk replaces the sum", GRADIENTS, "begin ? Store::add : Store::overwrite", "Store::overwrite"),
-    Mutant("gradients: d_x of the second direction only", GRADIENTS, "d == 0 ? Store::overwrite : Store::add", "Store::overwrite"),
+    Mutant("gradients: every weight gradient counted twice", GEMM, "panel, c, 0, valid, panel, 0);",
+           "panel, c, 0, valid, panel, 0);\n  Target<T> again = c;\n  again.store = Store::add;\n"
+           "  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, stride}, K, chain_length(K), panel, again, 0, valid, panel, 0);"),
+    Mutant("gradients: the rest of a large step dropped", GRADIENTS, "begin == 0 || begin < c.tokens; begin +=", "begin == 0 || begin + chunk_tokens <= c.tokens; begin +="),
+    Mutant("gradients: a later chunk replaces the sum", GRADIENTS, "begin == 0 && is_first(c) ? Store::overwrite", "begin == 0 ? Store::overwrite"),
+    Mutant("gradients: a bias keeps the last chunk's sum", GRADIENTS, "is_first(c) ? sum : load_upto", "true ? sum : load_upto"),
+    Mutant("gradients: d_x of the second direction only", GRADIENTS, "store_upto(second ? product", "store_upto(false ? product"),
+    Mutant("gradients: d_x added one step too late", GRADIENTS, "at.t >= chunks[0].begin)", "at.t > chunks[0].begin)"),
     Mutant("gradients: h0 in sorted order", GRADIENTS, "return a.h0 + (d * a.shape.B + a.schedule.order[b])", "return a.h0 + (d * a.shape.B + b)"),
     Mutant("gradients: reverse W_hh reads padding", GRADIENTS, "t + 1 < a.shape.T && b < a.schedule.active[t + 1] ? t + 1", "t + 1 < a.shape.T ? t + 1"),
-    Mutant("gradients: W_hh's with the state after the step", GRADIENTS, "return state_before(*a_, d, at.t, at.b);",
-           "return a_->out.at(a_->schedule, at.t, at.b) + d * a_->shape.P;"),
+    Mutant("gradients: W_hh's with the state after the step", GRADIENTS, "return state_before(*a_, c.d, at.t, at.b);",
+           "return a_->out.at(a_->schedule, at.t, at.b) + c.d * a_->shape.P;"),
     Mutant("gradients: bias sum misses a token of each chunk", GRADIENTS, "for (int64_t token = begin; token < end", "for (int64_t token = begin + 1; token < end"),
     # Lengths and the torch side.
     Mutant("lengths: off by one", SCHEDULE, "if (length[b] > 0) ++active()[length[b] - 1]", "if (length[b] > 1) ++active()[length[b] - 2]"),
