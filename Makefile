@@ -12,7 +12,7 @@ build: $(VENV)/built
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) "$(TORCH)" numpy "setuptools>=77" wheel ninja
+	$(PIP) "$(TORCH)" numpy "setuptools>=62" wheel ninja
 	touch $@
 
 # In place: ninja recompiles what changed, and the source tree is what runs.
