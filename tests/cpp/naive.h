@@ -1,5 +1,5 @@
 // One row of one direction, step by step in double precision with plain loops: what the kernels are compared with. Written from
-// the formulas, sharing nothing with csrc but the enum of cells.
+// the formulas, sharing nothing with csrc but the cells' names and numbers of gates.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -11,8 +11,6 @@ namespace naive {
 
 using rnnk::Cell;
 using Vector = std::vector<double>;
-
-inline int64_t gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
 
 // Also their gradients. w_hr is empty without a projection, the biases are zero where there are none.
 struct Weights {

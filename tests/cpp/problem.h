@@ -59,8 +59,8 @@ struct Case {
   bool bias = true;
 
   int64_t state() const { return P ? P : H; }
-  int64_t gates() const { return naive::gate_count(cell); }
-  int64_t saved() const { return cell == rnnk::Cell::lstm || cell == rnnk::Cell::gru ? 4 : 0; }
+  int64_t gates() const { return gate_count(cell); }
+  int64_t saved() const { return saved_count(cell); }
   bool is_lstm() const { return cell == rnnk::Cell::lstm; }
   std::string name() const {
     char text[160];

@@ -14,7 +14,7 @@ struct Coverage {
   template <class T>
   void note(const Case& c, const std::string& isa, int threads) {
     const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
-    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T))};
+    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), c.T * c.B > 8};
     const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
     members |= p.members > 1;
     teams |= p.teams() > 1;
@@ -127,7 +127,7 @@ void test_teams() {
 void test_quick() {
   for (Cell cell : cells)
     for (Layout layout : {Layout::full, Layout::lengths})
-      for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}, {3, 3, 19, 2}}) {
+      for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}, {3, 3, 19, 2}, {30, 12, 33, 2}}) {
         const Case c{cell, T, B, 9, H, 0, int(D), layout};
         test_all_tables<float>(c);
         if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout});

@@ -67,7 +67,7 @@ MUTANTS = [
            "acc[m][v] = MR == 1 ? broadcast * b[v] + acc[m][v] : fma(broadcast, b[v], acc[m][v])"),
     Mutant("product: a later block of k replaces the sum", GEMM, "c.store = Store::add;", ""),
     Mutant("cells: the second row of two takes the first one's reciprocal", SEVERAL, "return recip(a.part[i]);", "return recip(a.part[0]);"),
-    Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K);", "const int64_t chain = (K + 15) / 16 * 16;"),
+    Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K);", "const int64_t chain = K + 16;"),
     # The backward loop.
     Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      multiply_w_hh",
            "const int64_t t = step, n = task.active_rows(t);\n      multiply_w_hh"),
