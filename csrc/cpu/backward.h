@@ -199,14 +199,6 @@ class Backward {
     }
   }
 
-  // f(i, count) for rows i to i + count of n.
-  template <class F>
-  RNNK_FN static void for_rows(int64_t n, const F& f) {
-    int64_t i = 0;
-    for (; i + rows_at_once <= n; i += rows_at_once) f(i, std::integral_constant<int, rows_at_once>{});
-    for (; i < n; ++i) f(i, std::integral_constant<int, 1>{});
-  }
-
   // Where everything of `count` tokens lies; null where the cell has no such thing.
   template <int count>
   struct TokenRows {

@@ -30,7 +30,7 @@ struct Chunk {
 // Two chunks of each direction: while a thread already writes one, another may still read the other.
 template <class T>
 class TokenGradients {
-  static constexpr int64_t line = 64 / sizeof(T);  // rows a power of two apart would share their cache sets
+  static constexpr int64_t line = cache_line / sizeof(T);  // rows a power of two apart would share their cache sets
   T *slots_ = nullptr, *state_ = nullptr, *hidden_ = nullptr;
   int64_t capacity_ = 0, slots_stride_ = 0, state_stride_ = 0, hidden_stride_ = 0;
 

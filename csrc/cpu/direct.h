@@ -2,9 +2,6 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-constexpr int most_direct_rows = 8;
-inline bool reads_unpacked(const Shape& s) { return s.T * s.B <= most_direct_rows; }
-
 // C[m][l] = sum over k of a[m][k] w[l][k] for lanes columns l, from the rows w of a matrix that is not packed: blocks of it are
 // transposed in registers. The same sums as a panel's, so the same bits; pays as long as A has few rows.
 template <int MR, class T>

@@ -61,7 +61,7 @@ class Forward {
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
         projected_(args.weights[0].w_hr),
-        direct_(reads_unpacked(s_)) {
+        direct_(reads_unpacked(s_.T, s_.B)) {
     Arena arena(workspace);
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
@@ -78,7 +78,7 @@ class Forward {
     workspace_ = arena.used();
   }
 
-  static bool packs(const Shape& s) { return !reads_unpacked(s); }
+  static bool packs(const Shape& s) { return !reads_unpacked(s.T, s.B); }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {
@@ -217,9 +217,7 @@ class Forward {
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
       multiply(s.h_rows, n, s_.P, a_.weights[task.d].w_hh, w_hh_[task.d], p, s.h_product, width);
       const T* x = x_product(task, p, row_of_chunk);
-      int64_t i = 0;
-      for (; i + rows_at_once <= n; i += rows_at_once) apply_cell<rows_at_once>(task, p, i, x + i * width);
-      for (; i < n; ++i) apply_cell<1>(task, p, i, x + i * width);
+      for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width); });
     }
     meet(task);
     if (projected_) {

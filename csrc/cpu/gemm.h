@@ -36,17 +36,20 @@ RNNK_FN int64_t chain_length(int64_t K) {
   return std::max<int64_t>(16, ((K + chains - 1) / chains + 15) / 16 * 16);
 }
 
-// A as row pointers: element (m, k) is row[m][k].
+// A as row pointers: element (m, k) is row[m][k]. The hardware sees it coming; what is fetched meanwhile is the next panel,
+// `step` elements from `next` on for each k.
 template <class T, int MR>
 struct RowsOfA {
-  const T* row[MR];
-  RNNK_FN RowsOfA(const T* const* rows, int64_t offset) {
+  const T *row[MR], *next;
+  int64_t step;
+  RNNK_FN RowsOfA(const T* const* rows, int64_t offset, const T* next, int64_t step) : next(next), step(step) {
     for (int m = 0; m < MR; ++m) row[m] = rows[m] + offset;
   }
   RNNK_FN T operator()(int m, int64_t k) const { return row[m][k]; }
-  RNNK_FN void fetch(int64_t) const {}  // the hardware sees it coming
+  RNNK_FN void fetch(int64_t k) const { _mm_prefetch(reinterpret_cast<const char*>(next + k * step), _MM_HINT_T1); }
   RNNK_FN void advance(int64_t k) {
     for (int m = 0; m < MR; ++m) row[m] += k;
+    next += k * step;
   }
 };
 
@@ -80,17 +83,16 @@ struct Tile {
     for_each([&](int m, int v) { acc[m][v] = other.acc[m][v] + acc[m][v]; });
   }
 
-  // K rows of a panel. A far one also fetches `step` elements from `next` on for each row.
+  // K rows of a panel.
   template <bool far, class A>
-  RNNK_FN void multiply(const A& a, int64_t K, const T* panel, const T* next, int64_t step) {
+  RNNK_FN void multiply(const A& a, int64_t K, const T* panel) {
     constexpr int64_t width = NV * V::lanes, line = cache_line / sizeof(T);
     for (int64_t k = 0; k < K; ++k, panel += width) {
       if constexpr (far) {
 #pragma GCC unroll 8
         for (int64_t i = 0; i < width; i += line) _mm_prefetch(reinterpret_cast<const char*>(panel + rows_ahead * width + i), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(next + k * step), _MM_HINT_T1);
+        a.fetch(k);
       }
-      a.fetch(k);
       V b[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) b[v] = V::load(panel + v * V::lanes);
@@ -145,15 +147,15 @@ RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t
   }
 }
 
-// Rows m0 .. m0 + valid of C = A times K rows of a panel, in chains; next and step as in Tile::multiply.
+// Rows m0 .. m0 + valid of C = A times K rows of a panel, in chains.
 template <int MR, int NV, bool far, class T, class A>
-RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const T* panel, const Target<T>& c, int64_t m0, int valid, const T* next, int64_t step) {
+RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const T* panel, const Target<T>& c, int64_t m0, int valid) {
   if (c.store == Store::add) prefetch_rows<NV>(c, m0, valid);
   Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
   tile.clear();
   for (int64_t first = 0;;) {
     const int64_t length = std::min(chain, K - first);
-    tile.template multiply<far>(a, length, panel, next, step);
+    tile.template multiply<far>(a, length, panel);
     if (first) tile.add(sum);
     first += length;
     if (first >= K) break;
@@ -161,7 +163,6 @@ RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const T* panel, const T
     tile.clear();
     a.advance(length);
     panel += length * NV * Vec<T>::lanes;
-    next += length * step;
   }
   store_tile(tile, c, m0, valid);
 }
@@ -169,7 +170,7 @@ RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const T* panel, const T
 template <int MR, int NV, bool far, class T>
 RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int64_t chain, const T* panel, const Target<T>& c, int64_t m0,
                              const T* next, int64_t step) {
-  tile_product<MR, NV, far>(RowsOfA<T, MR>(rows + m0, start), K, chain, panel, c, m0, MR, next, step);
+  tile_product<MR, NV, far>(RowsOfA<T, MR>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
 }
 
 // One block of rows of a panel. Tiles are of even size rather than full ones and a thin rest.
@@ -208,7 +209,7 @@ void rows_product(const T* const* rows, int64_t M, const Stretches& k, const T* 
 template <int NV, class T>
 RNNK_NOINLINE void columns_tile(const T* a, int64_t stride, int64_t K, const T* panel, const Target<T>& c, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, stride}, K, chain_length(K), panel, c, 0, valid, panel, 0);
+  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, stride}, K, chain_length(K), panel, c, 0, valid);
 }
 
 // rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].

@@ -24,6 +24,10 @@ struct Partition {
   int teams() const { return threads / members; }
 };
 
+// A forward pass over so few rows reads the weights where they lie: packing would not pay.
+constexpr int most_direct_rows = 8;
+inline bool reads_unpacked(int64_t T, int64_t B) { return T * B <= most_direct_rows; }
+
 struct LayerCost {
   int64_t T, B, columns, I, K;  // columns = G * H of each step's products, over I and K = P
   int D, lanes, element;

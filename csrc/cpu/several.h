@@ -5,6 +5,14 @@
 
 constexpr int rows_at_once = 2;
 
+// f(i, count) for rows i to i + count of n.
+template <class F>
+RNNK_FN void for_rows(int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + rows_at_once <= n; i += rows_at_once) f(i, std::integral_constant<int, rows_at_once>{});
+  for (; i < n; ++i) f(i, std::integral_constant<int, 1>{});
+}
+
 template <class V, int n>
 struct Several {
   using Scalar = typename V::Scalar;

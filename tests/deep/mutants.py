@@ -81,9 +81,9 @@ MUTANTS = [
     Mutant("backward: d_h0 without what passed W_hh", BACKWARD, "C::blends_state ? d_h[u] + carry[u] : d_h[u]", "d_h[u]"),
     Mutant("backward: d_c0 in sorted order", BACKWARD, "a_.d_c0 + to * s_.H", "a_.d_c0 + (task.d * s_.B + b) * s_.H"),
     # Weight and input gradients.
-    Mutant("gradients: every weight gradient counted twice", GEMM, "panel, c, 0, valid, panel, 0);",
-           "panel, c, 0, valid, panel, 0);\n  Target<T> again = c;\n  again.store = Store::add;\n"
-           "  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, stride}, K, chain_length(K), panel, again, 0, valid, panel, 0);"),
+    Mutant("gradients: every weight gradient counted twice", GEMM, "panel, c, 0, valid);",
+           "panel, c, 0, valid);\n  Target<T> again = c;\n  again.store = Store::add;\n"
+           "  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, stride}, K, chain_length(K), panel, again, 0, valid);"),
     Mutant("gradients: the rest of a large step dropped", GRADIENTS, "begin == 0 || begin < c.tokens; begin +=", "begin == 0 || begin + chunk_tokens <= c.tokens; begin +="),
     Mutant("gradients: a later chunk replaces the sum", GRADIENTS, "begin == 0 && is_first(c) ? Store::overwrite", "begin == 0 ? Store::overwrite"),
     Mutant("gradients: a bias keeps the last chunk's sum", GRADIENTS, "is_first(c) ? sum : load_upto", "true ? sum : load_upto"),
