@@ -12,9 +12,6 @@ from .support import fits, note_unsupported, read_parameters
 __all__ = ["LSTM", "GRU", "RNN"]
 
 
-_CELLS = {} if _C is None else {"LSTM": _C.Cell.lstm, "GRU": _C.Cell.gru, "RNN_TANH": _C.Cell.rnn_tanh, "RNN_RELU": _C.Cell.rnn_relu}
-
-
 class _Fused:
     """The forward that the three layers share; it stands before a torch.nn module among the bases.
 
@@ -26,11 +23,8 @@ class _Fused:
 
         Raises torch.nn's own errors; for bad lengths TypeError or ValueError.
         """
-        if lengths is None and _CELLS and not is_compiling() and forward_ad._current_level < 0:
-            result = _C.run_module(
-                _CELLS[self.mode], input, hx, read_parameters(self, self._flat_weights_names), self.input_size,
-                self.hidden_size, self.proj_size, self.num_layers, self.bias, self.batch_first,
-                self.dropout if self.training else 0.0, self.bidirectional)
+        if lengths is None and _C is not None and not is_compiling() and forward_ad._current_level < 0:
+            result = _C.run_module(self, input, hx)
             if result is not None:
                 return result
         return self._forward(input, hx, lengths)

@@ -1,6 +1,6 @@
 // Memory for the kernels: outputs, what is saved, and the workspace.
 #pragma once
-#include <ATen/ops/empty.h>
+#include <ATen/EmptyTensor.h>
 #include <sys/mman.h>
 
 namespace rnnk {
@@ -8,7 +8,7 @@ namespace rnnk {
 // As at::empty, with huge pages asked for where they count: a fresh buffer is touched once from end to end, and thousands of page
 // faults a call cost up to a sixth of a training step.
 inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor t = at::empty(sizes, options);
+  at::Tensor t = at::detail::empty_cpu(sizes, options.dtype().toScalarType());
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t huge_page = 2 << 20, page = 4096;
   if (t.nbytes() >= 2 * huge_page) {

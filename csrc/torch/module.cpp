@@ -37,17 +37,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("lstm", &Caller<LstmOp>::call);
   m.def("gru", &Caller<GruOp>::call);
   m.def("rnn", &Caller<RnnOp>::call);
-  pybind11::enum_<Cell>(m, "Cell")
-      .value("lstm", Cell::lstm)
-      .value("gru", Cell::gru)
-      .value("rnn_tanh", Cell::rnn_tanh)
-      .value("rnn_relu", Cell::rnn_relu);
-  m.def("run_module", [](Cell cell, pybind11::handle input, pybind11::handle hx, const pybind11::list& weights, int64_t input_size,
-                         int64_t hidden_size, int64_t proj_size, int64_t num_layers, bool bias, bool batch_first, double dropout,
-                         bool bidirectional) {
-    return run_module(cell, input, hx, weights,
-                      {input_size, hidden_size, proj_size, num_layers, bias, batch_first, dropout, bidirectional});
-  });
+  m.def("run_module", &run_module);
   m.def("build_info", &build_info);
   m.def("active_isa", [] { return cpu::kernels().isa; });
 }
