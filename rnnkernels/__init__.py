@@ -10,6 +10,7 @@ from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patch_torch, revert
 from .info import info
 from .layers import GRU, LSTM, RNN
+from .stepper import Stepper
 
 __all__ = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell",
-           "convert", "revert", "patch_torch", "functional", "reference", "info"]
+           "Stepper", "convert", "revert", "patch_torch", "functional", "reference", "info"]

@@ -55,14 +55,11 @@ class Backward {
     Arena arena(workspace);
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
-      w_hh_[d] = Panels<T>(C::gates * s_.H, s_.P);
-      w_hh_[d].data = arena.take<T>(w_hh_[d].size());
+      w_hh_[d] = Panels<T>(arena, C::gates * s_.H, s_.P);
       d_h_stride_ = w_hh_[d].padded_columns();
       d_h_[d] = arena.take<T>(s_.B * d_h_stride_);
       d_carry_[d] = arena.take<T>(s_.B * Hp_);
-      if (!projected_) continue;
-      w_hr_[d] = Panels<T>(s_.P, s_.H);
-      w_hr_[d].data = arena.take<T>(w_hr_[d].size());
+      if (projected_) w_hr_[d] = Panels<T>(arena, s_.P, s_.H);
     }
     tokens_ = TokenGradients<T>(arena, s_, C::slots, projected_);
     gradients_ = Gradients<T, C>(args, tokens_, partition.threads, arena);
@@ -70,7 +67,7 @@ class Backward {
     workspace_ = arena.used();
   }
 
-  static bool packs(const Shape&) { return true; }
+  static Packing packing(const Shape&) { return Packing::now; }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {

@@ -1,10 +1,9 @@
 // The forward time loop of one layer, both directions.
 //
-// A panel of W_ih or W_hh holds a block of units with all their gates, [K][G][units], so that the gates of a unit come out of
-// one product and the cell's equations run on them while they are in the L1. Per chunk of steps: the x products of the chunk
-// (they need no recurrence, so a batch of one still gets full register tiles); then per step, for each panel: h product, cell.
-// A thread computes only its own panels' columns of both, so the team meets once a step (twice with a projection).
-// Where T * B rows are too few to repay packing, the products read the weights where they lie, in the same order of sums.
+// The gates of a block of units come out of one product (gate_weights.h), and the cell's equations run on them while they are in
+// the L1. Per chunk of steps: the x products of the chunk (they need no recurrence, so a batch of one still gets full register
+// tiles); then per step, for each panel: h product, cell. A thread computes only its own panels' columns of both, so the team
+// meets once a step (twice with a projection).
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -12,10 +11,8 @@ template <class T, template <class> class CellOf>
 class Forward {
   using V = Vec<T>;
   using C = CellOf<V>;
-  static constexpr int registers = C::gates == 1 ? 4 : C::gates;  // of a panel
-  static constexpr int per_gate = registers / C::gates;           // of them, per gate
-  static constexpr int units = per_gate * V::lanes;               // of a panel
-  static constexpr int width = registers * V::lanes;              // columns of a panel
+  using Gates = GateWeights<T, CellOf>;
+  static constexpr int units = Gates::units, width = Gates::width;
 
   // What one thread works in.
   struct Scratch {
@@ -42,51 +39,68 @@ class Forward {
   const Shape s_;
   const Partition partition_;
   const int64_t panels_, Hp_, group_rows_, chunk_rows_;
-  const bool projected_, direct_;
-  Barriers barriers_;
-  T *w_ih_[2], *w_hh_[2], *bias_[2];
-  T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
+  const bool projected_;
+  Gates gates_[2];
   Panels<T> w_hr_[2];   // with a projection
+  Barriers barriers_;
+  T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
   T* hidden_[2];        // [B, Hp], likewise
   PerThread<Scratch> scratch_;
   size_t workspace_;
 
  public:
   Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
-      : a_(args),
-        s_(args.shape),
-        partition_(partition),
-        panels_((s_.H + units - 1) / units),
-        Hp_(padded_units(s_.H)),
-        group_rows_((s_.B + partition.groups - 1) / partition.groups),
-        chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
-        projected_(args.weights[0].w_hr),
-        direct_(reads_unpacked(s_.T, s_.B)) {
-    Arena arena(workspace);
-    barriers_.place(arena, partition.teams());
-    for (int d = 0; d < s_.D; ++d) {
-      w_ih_[d] = direct_ ? nullptr : arena.take<T>(panels_ * width * s_.I);
-      w_hh_[d] = direct_ ? nullptr : arena.take<T>(panels_ * width * s_.P);
-      bias_[d] = arena.take<T>(C::biases * panels_ * units);
-      carry_[d] = C::has_cell_state ? arena.take<T>(s_.B * Hp_) : nullptr;
-      if (!projected_) continue;
-      w_hr_[d] = Panels<T>(s_.H, s_.P);
-      w_hr_[d].data = arena.take<T>(w_hr_[d].size());
-      hidden_[d] = arena.take<T>(s_.B * Hp_);
-    }
-    scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
-    workspace_ = arena.used();
-  }
+      : Forward(args, partition, workspace, packing(args.shape)) {}
 
-  static bool packs(const Shape& s) { return !reads_unpacked(s.T, s.B); }
+  static Packing packing(const Shape& s) { return reads_unpacked(s.T, s.B) ? Packing::never : Packing::now; }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {
     pack(thread);
     barriers_.all->wait(partition_.threads);
+    run(thread);
+  }
+
+ protected:
+  // The packed weights come first in the workspace: where they lie does not depend on the partition.
+  Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace, Packing packing)
+      : a_(args),
+        s_(args.shape),
+        partition_(partition),
+        panels_(Gates::panels(s_)),
+        Hp_(padded_units(s_.H)),
+        group_rows_((s_.B + partition.groups - 1) / partition.groups),
+        chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
+        projected_(args.weights[0].w_hr) {
+    Arena arena(workspace);
+    for (int d = 0; d < s_.D; ++d) {
+      gates_[d] = Gates(arena, s_, args.weights[d], packing);
+      if (projected_) w_hr_[d] = Panels<T>(arena, s_.H, s_.P);
+    }
+    barriers_.place(arena, partition.teams());
+    for (int d = 0; d < s_.D; ++d) {
+      carry_[d] = C::has_cell_state ? arena.take<T>(s_.B * Hp_) : nullptr;
+      if (projected_) hidden_[d] = arena.take<T>(s_.B * Hp_);
+    }
+    scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
+    workspace_ = arena.used();
+  }
+
+  // Thread i packs the i-th share of all panels: with one team these are the ones it will use.
+  void pack(int thread) const {
+    const Range mine = share(s_.D * panels_, partition_.threads, thread);
+    for (int64_t i = mine.begin; i < mine.end; ++i) gates_[i / panels_].pack(i % panels_);
+    if (!projected_) return;
+    for (int d = 0; d < s_.D; ++d) {
+      const Range states = share(w_hr_[d].count(), partition_.threads, thread);
+      for (int64_t p = states.begin; p < states.end; ++p) w_hr_[d].pack_transposed(p, a_.weights[d].w_hr);
+    }
+  }
+
+  void run(int thread) const {
     const int team = thread / partition_.members, member = thread % partition_.members;
     MemberTask task{{s_, a_.schedule, partition_.groups}, member, share(panels_, partition_.members, member), {}, barriers_.team[team],
-               scratch_(thread, [this](Arena& own) { return scratch(own); })};
+                    scratch_(thread, [this](Arena& own) { return scratch(own); })};
     if (projected_) task.state_panels = share(w_hr_[0].count(), partition_.members, member);
     for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
       task.select(i);
@@ -101,62 +115,6 @@ class Forward {
             arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),
             arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
             arena.take<T>(group_rows_ * width)};
-  }
-
-  // Packing. Thread i takes the i-th share of all panels: with one team these are the ones it will use.
-
-  void pack(int thread) const {
-    const Range mine = share(s_.D * panels_, partition_.threads, thread);
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const int d = int(i / panels_);
-      const int64_t p = i % panels_;
-      if (!direct_) {
-        pack_panel(a_.weights[d].w_ih, s_.I, p, w_ih_[d]);
-        pack_panel(a_.weights[d].w_hh, s_.P, p, w_hh_[d]);
-      }
-      pack_bias(a_.weights[d], p, bias_[d]);
-    }
-    if (!projected_) return;
-    for (int d = 0; d < s_.D; ++d) {
-      const Range states = share(w_hr_[d].count(), partition_.threads, thread);
-      for (int64_t p = states.begin; p < states.end; ++p) w_hr_[d].pack_transposed(p, a_.weights[d].w_hr);
-    }
-  }
-
-  void pack_panel(const T* w, int64_t K, int64_t p, T* packed) const {
-    for (int v = 0; v < registers; ++v) transpose_rows(weight_rows(w, K, p, v).row, K, packed + p * K * width + v * V::lanes, width);
-  }
-
-  // The rows of W_ih or W_hh behind register v of panel p. Past the last unit there is nothing to read: any row will do, for no
-  // one looks at what becomes of it.
-  struct WeightRows {
-    const T* row[V::lanes];
-  };
-  WeightRows weight_rows(const T* w, int64_t K, int64_t p, int v) const {
-    const int gate = v / per_gate;
-    const int64_t first = p * units + v % per_gate * V::lanes;
-    WeightRows rows;
-    for (int l = 0; l < V::lanes; ++l) rows.row[l] = w + (gate * s_.H + std::min(first + l, s_.H - 1)) * K;
-    return rows;
-  }
-
-  // Panel p of rows times the transpose of w, to[m * stride].
-  void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const T* packed, int64_t p, T* to, int64_t stride) const {
-    if (!direct_) return rows_product<registers>(rows, M, whole_row(K), packed + p * K * width, Target<T>{to, stride, nullptr, 0, width});
-    if (M == 0) return;
-    for (int v = 0; v < registers; ++v) {
-      const WeightRows columns = weight_rows(w, K, p, v);
-      with_constant<most_direct_rows>(int(M), [&](auto MR) { DirectTile<MR, T>::run(rows, columns.row, K, to + v * V::lanes, stride); });
-    }
-  }
-
-  void pack_bias(const Weights<T>& w, int64_t p, T* packed) const {
-    for (int64_t u = p * units; u < (p + 1) * units; ++u) {
-      T b[C::biases];
-      C::merge_biases([&](int g) { return u < s_.H && w.b_ih ? w.b_ih[g * s_.H + u] : T(0); },
-                      [&](int g) { return u < s_.H && w.b_hh ? w.b_hh[g * s_.H + u] : T(0); }, b);
-      for (int k = 0; k < C::biases; ++k) packed[k * panels_ * units + u] = b[k];
-    }
   }
 
   // The recurrence.
@@ -198,7 +156,7 @@ class Forward {
       for (int64_t i = 0; i < n; ++i) task.s.x_rows[rows++] = a_.x.at(a_.schedule, t, task.row(i));
     }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p)
-      multiply(task.s.x_rows, rows, s_.I, a_.weights[task.d].w_ih, w_ih_[task.d], p, x_product(task, p, 0), width);
+      gates_[task.d].multiply_w_ih(task.s.x_rows, rows, p, x_product(task, p, 0));
   }
 
   T* x_product(const MemberTask& task, int64_t p, int64_t row_of_chunk) const {
@@ -215,7 +173,7 @@ class Forward {
       if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : s.carry_rows[i];
     }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
-      multiply(s.h_rows, n, s_.P, a_.weights[task.d].w_hh, w_hh_[task.d], p, s.h_product, width);
+      gates_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product);
       const T* x = x_product(task, p, row_of_chunk);
       for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width); });
     }
@@ -236,16 +194,16 @@ class Forward {
     const Scratch& s = task.s;
     T* const* state_rows = (projected_ ? s.hidden_rows : s.out_rows) + i;
     const T* h_product = s.h_product + i * width;
-    for (int block = 0; block < per_gate; ++block) {
-      const int64_t u = p * units + block * V::lanes, left = s_.H - u;
+    for (int block = 0; block < units; block += V::lanes) {
+      const int64_t u = p * units + block, left = s_.H - u;
       if (left <= 0) return;
       W x[C::gates], h[C::gates], b[C::biases];
       for (int g = 0; g < C::gates; ++g) {
-        const int64_t column = g * units + block * V::lanes;
+        const int64_t column = g * units + block;
         x[g] = W::of([&](int j) { return V::load(x_product + j * width + column); });
         h[g] = W::of([&](int j) { return V::load(h_product + j * width + column); });
       }
-      for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int) { return V::load(bias_[task.d] + k * panels_ * units + u); });
+      for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int) { return gates_[task.d].bias(k, u); });
       const auto next = CellOf<W>::forward(x, h, b, W::of([&](int j) { return previous(s, i + j, u); }));
       W::for_each([&](int j) {
         store_upto(next.h.part[j], state_rows[j] + u, left);
@@ -272,4 +230,21 @@ class Forward {
   }
 
   void meet(const MemberTask& task) const { task.barrier.wait(partition_.members); }
+};
+
+// The same layer with weights that were packed before, in the same workspace.
+template <class T, template <class> class CellOf>
+struct Prepare : Forward<T, CellOf> {
+  Prepare(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
+      : Forward<T, CellOf>(args, partition, workspace, Packing::now) {}
+  static Packing packing(const Shape&) { return Packing::now; }
+  void operator()(int thread) const { this->pack(thread); }
+};
+
+template <class T, template <class> class CellOf>
+struct Prepared : Forward<T, CellOf> {
+  Prepared(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
+      : Forward<T, CellOf>(args, partition, workspace, Packing::before) {}
+  static Packing packing(const Shape&) { return Packing::before; }
+  void operator()(int thread) const { this->run(thread); }
 };

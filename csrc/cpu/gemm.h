@@ -237,6 +237,8 @@ struct Panels {
   Panels(int64_t K, int64_t columns)
       : K(K), columns(columns), registers(int(std::min<int64_t>(4, std::max<int64_t>(1, (columns + lanes - 1) / lanes)))), data(nullptr) {}
 
+  Panels(Arena& arena, int64_t K, int64_t columns) : Panels(K, columns) { data = arena.take<T>(size()); }
+
   int64_t width() const { return registers * lanes; }
   int64_t count() const { return (columns + width() - 1) / width(); }
   int64_t padded_columns() const { return count() * width(); }

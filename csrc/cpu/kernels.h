@@ -1,6 +1,7 @@
 // The CPU kernels as the torch layer sees them: one table of functions per ISA, chosen once.
 #pragma once
 #include <cstddef>
+#include <type_traits>
 
 #include "args.h"
 
@@ -12,12 +13,23 @@ template <class T>
 struct KernelsOf {
   size_t (*forward)(const ForwardArgs<T>& args, void* workspace);
   size_t (*backward)(const BackwardArgs<T>& args, void* workspace);
+
+  // Forward in two parts that share a workspace: packing the weights, and the layer, any number of times, which reads no weight
+  // but those. args.threads may fall between the calls.
+  size_t (*prepare)(const ForwardArgs<T>& args, void* workspace);
+  size_t (*prepared)(const ForwardArgs<T>& args, void* workspace);
 };
 
 struct Kernels {
   const char* isa;
   KernelsOf<float> f32;
   KernelsOf<double> f64;
+
+  template <class T>
+  const KernelsOf<T>& of() const {
+    if constexpr (std::is_same_v<T, float>) return f32;
+    else return f64;
+  }
 };
 
 // The best table that this CPU runs and ATEN_CPU_CAPABILITY (default, avx2, avx512) allows.

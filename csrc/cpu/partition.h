@@ -28,10 +28,13 @@ struct Partition {
 constexpr int most_direct_rows = 8;
 inline bool reads_unpacked(int64_t T, int64_t B) { return T * B <= most_direct_rows; }
 
+// When the weights are packed: by this call, by one before it, or not at all, which reads them where they lie.
+enum class Packing { now, before, never };
+
 struct LayerCost {
   int64_t T, B, columns, I, K;  // columns = G * H of each step's products, over I and K = P
   int D, lanes, element;
-  bool packed;  // whether the weights are packed first, or read where they lie
+  Packing packing;
 };
 
 // Cycles of a whole layer under a partition: packing, and what bounds a step: multiplies, weight bytes, the barrier.
@@ -40,16 +43,18 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
   const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.columns) / p.members;
   const double gates = rows * columns * 32 / cost.lanes;
   const double barrier = p.members > 1 ? 400 : 0;
+  const double depth = double(cost.K) + double(cost.I) / double(cost.T);  // W_ih is read once for all steps
+  const double bytes = columns * depth * cost.element;
   double step = gates + barrier + 100, packing = 0;
-  if (cost.packed) {
-    const double arithmetic = rows * columns * double(cost.K) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
-    const double bytes = columns * double(cost.K) * cost.element;
+  if (cost.packing == Packing::never) {
+    step += bytes / unpacked;
+  } else {
+    const double arithmetic = rows * columns * depth / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
     const double reading = bytes / (bytes < 24e3 ? 64 : bytes < 800e3 ? 32 : 9);  // L1, L2 and L3 bytes a cycle
     step += std::max(arithmetic, reading) + std::min(arithmetic, reading) / 4;
-    packing = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
-  } else {
-    step += columns * (double(cost.K) + double(cost.I) / double(cost.T)) * cost.element / unpacked;
   }
+  if (cost.packing == Packing::now)
+    packing = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
   return packing + rounds * double(cost.T) * step + (p.threads > 1 ? 8000 : 0);
 }

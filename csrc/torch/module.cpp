@@ -6,6 +6,7 @@
 #include "cpu/team.h"
 #include "torch/eager.h"
 #include "torch/ops.h"
+#include "torch/stepper.h"
 
 namespace rnnk {
 
@@ -21,6 +22,20 @@ struct Caller<Op, R(Args...)> {
     return op_outputs<Op>(call_op(Op::layer(args...)));
   }
 };
+
+Tensors flat_weights(const ModuleReader& module) {
+  Tensors weights;
+  module.weights([&](const pybind11::object& weight) {
+    weights.push_back(pybind11::cast<Tensor>(weight));
+    return true;
+  });
+  return weights;
+}
+
+std::unique_ptr<Stepper> make_stepper(pybind11::handle module, int64_t batch_size) {
+  const ModuleReader reader(module);
+  return std::make_unique<Stepper>(reader.options(), batch_size, flat_weights(reader));
+}
 
 pybind11::dict build_info() {
   pybind11::dict info;
@@ -38,6 +53,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("gru", &Caller<GruOp>::call);
   m.def("rnn", &Caller<RnnOp>::call);
   m.def("run_module", &run_module);
+  pybind11::class_<Stepper>(m, "Stepper")
+      .def(pybind11::init(&make_stepper))
+      .def("refresh", [](Stepper& stepper, pybind11::handle module) { stepper.refresh(flat_weights(ModuleReader(module))); })
+      .def("step", &Stepper::step, pybind11::call_guard<pybind11::gil_scoped_release>())
+      .def_readonly("h", &Stepper::h)
+      .def_readonly("c", &Stepper::c);
   m.def("build_info", &build_info);
   m.def("active_isa", [] { return cpu::kernels().isa; });
 }

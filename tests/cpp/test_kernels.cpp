@@ -14,7 +14,7 @@ struct Coverage {
   template <class T>
   void note(const Case& c, const std::string& isa, int threads) {
     const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
-    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), !rnnk::cpu::reads_unpacked(c.T, c.B)};
+    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), rnnk::cpu::reads_unpacked(c.T, c.B) ? rnnk::cpu::Packing::never : rnnk::cpu::Packing::now};
     const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
     members |= p.members > 1;
     teams |= p.teams() > 1;
@@ -40,6 +40,7 @@ void test_case(const Case& c, const Kernels& table, const Problem<T>& p, const E
   const Outputs<T> outputs = forward(table, p, 1);
   compare(name, expected, outputs);
   check_same(name + " without saving", outputs, forward(table, p, 1, false));
+  for (int threads : {1, 2}) check_same(name + " packed before", outputs, forward(table, p, threads, true, true));
   const Outputs<T> saved = outputs;
   const Gradients<T> gradients = backward(table, p, saved, 1);
   compare(name, expected, gradients);

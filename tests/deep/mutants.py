@@ -7,9 +7,10 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 from dataclasses import dataclass
 
 LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
-FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL = (
-    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several"))
-SCHEDULE, LAYER, AUTOGRAD, EAGER = (f"csrc/torch/{name}.cpp" for name in ("schedule", "layer", "autograd", "eager"))
+FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS = (
+    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights"))
+SCHEDULE, CHECKED, LAYER, AUTOGRAD, MODULES, STEPPER = (
+    f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "layer", "autograd", "modules", "stepper"))
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ MUTANTS = [
     Mutant("exp: a double constant off in the third digit", ACTIVATIONS, "1. / 720,", "1. / 721,"),
     # The forward loop.
     Mutant("forward: the reverse direction runs forward", TASK, "return d == 0 ? step : shape.T - 1 - step", "return step"),
-    Mutant("forward: the reverse direction's packed W_hh ignored", FORWARD, "pack_panel(a_.weights[d].w_hh,", "pack_panel(a_.weights[0].w_hh,"),
-    Mutant("forward: the reverse direction's unpacked W_ih ignored", FORWARD, "a_.weights[task.d].w_ih, w_ih_", "a_.weights[0].w_ih, w_ih_"),
+    Mutant("forward: the reverse direction has the other's weights", FORWARD, "Gates(arena, s_, args.weights[d], packing)",
+           "Gates(arena, s_, args.weights[0], packing)"),
+    Mutant("forward: a register holds the rows of the next units", GATE_WEIGHTS, "std::min(first + l, H_ - 1)", "std::min(first + l + 1, H_ - 1)"),
+    Mutant("prepared: the first thread packs nothing", FORWARD, "void operator()(int thread) const { this->pack(thread); }",
+           "void operator()(int thread) const { if (thread > 0) this->pack(thread); }"),
     Mutant("forward: c stays at c0 when it is saved", FORWARD, "if (C::has_cell_state) std::copy_n(s.next_carry_rows,", "if (C::has_cell_state && !a_.cells) std::copy_n(s.next_carry_rows,"),
     Mutant("forward: saved gates of two rows exchanged", FORWARD, "store(s.gate_rows[i + j] + k * Hp_ + u)", "store(s.gate_rows[i + count - 1 - j] + k * Hp_ + u)"),
     Mutant("forward: h_n in sorted order", FORWARD, "to = task.d * s_.B + a_.schedule.order[task.row(i)]", "to = task.d * s_.B + task.row(i)"),
@@ -97,9 +101,12 @@ MUTANTS = [
     # Lengths and the torch side.
     Mutant("lengths: off by one", SCHEDULE, "if (length[b] > 0) ++active()[length[b] - 1]", "if (length[b] > 1) ++active()[length[b] - 2]"),
     Mutant("lengths: the inverse order", SCHEDULE, "  for (int64_t t = T - 2;", INVERSE_ORDER),
-    Mutant("layer: weights kept by address", LAYER, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
+    Mutant("layer: weights kept by address", CHECKED, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
     Mutant("layer: d_c_n ignored", LAYER, "args.d_c_n = input_or_null<T>(d_c_n);", "args.d_c_n = nullptr;"),
     Mutant("autograd: a wanted gradient skipped", AUTOGRAD, "ctx->needs_input_grad(edge++)) needs |=", "ctx->needs_input_grad(edge++) && k != H0) needs |="),
-    Mutant("eager: every layer starts from the first one's state", EAGER, "states[k].narrow(0, l * D, D)", "states[k].narrow(0, 0, D)"),
-    Mutant("eager: both directions with the same weights", EAGER, "&weights[(l * D + d) * per_direction]", "&weights[l * D * per_direction]"),
+    Mutant("stepper: the output of the step before", STEPPER, "for (const auto& layer : layers_) layer->step(threads);\n    copy_rows(top",
+           "copy_rows(top"),
+    Mutant("stepper: the second row of x for the first", STEPPER, "from[i * from_stride + j]", "from[j]"),
+    Mutant("modules: every layer starts from the first one's state", MODULES, "states[k].narrow(0, l * D, D)", "states[k].narrow(0, 0, D)"),
+    Mutant("modules: both directions with the same weights", MODULES, "&weights[(l * D + d) * per_direction]", "&weights[l * D * per_direction]"),
 ]

@@ -1,0 +1,85 @@
+// The weights of one direction, arranged so that all gates of a unit come out of one product.
+//
+// A panel of W_ih or W_hh holds a block of units with all their gates, [K][G][units]. Where a call has too few rows to repay packing,
+// the products read the weights where they lie, in the same order of sums.
+//
+// No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
+
+template <class T, template <class> class CellOf>
+class GateWeights {
+  using V = Vec<T>;
+  using C = CellOf<V>;
+  static constexpr int registers = C::gates == 1 ? 4 : C::gates;  // of a panel
+  static constexpr int per_gate = registers / C::gates;           // of them, per gate
+
+  Weights<T> w_;
+  int64_t H_, I_, P_;
+  T *w_ih_, *w_hh_;  // [panels, K, width], or null: read where they lie
+  T* bias_;          // [C::biases, panels * units]
+
+ public:
+  static constexpr int units = per_gate * V::lanes;   // of a panel
+  static constexpr int width = registers * V::lanes;  // columns of a panel
+  static int64_t panels(const Shape& s) { return (s.H + units - 1) / units; }
+
+  GateWeights() = default;
+  GateWeights(Arena& arena, const Shape& s, const Weights<T>& w, Packing packing)
+      : w_(w),
+        H_(s.H),
+        I_(s.I),
+        P_(s.P),
+        w_ih_(packing == Packing::never ? nullptr : arena.take<T>(panels(s) * width * s.I)),
+        w_hh_(packing == Packing::never ? nullptr : arena.take<T>(panels(s) * width * s.P)),
+        bias_(arena.take<T>(C::biases * padded_units())) {}
+
+  void pack(int64_t p) const {
+    if (w_ih_) pack_panel(w_.w_ih, I_, p, w_ih_);
+    if (w_hh_) pack_panel(w_.w_hh, P_, p, w_hh_);
+    pack_bias(p);
+  }
+
+  // Panel p of x W_ih^T and of h W_hh^T for M rows, to[m * width].
+  void multiply_w_ih(const T* const* x, int64_t M, int64_t p, T* to) const { multiply(x, M, I_, w_.w_ih, w_ih_, p, to); }
+  void multiply_w_hh(const T* const* h, int64_t M, int64_t p, T* to) const { multiply(h, M, P_, w_.w_hh, w_hh_, p, to); }
+
+  // The k-th of the cell's biases, of units u .. u + lanes.
+  RNNK_FN V bias(int k, int64_t u) const { return V::load(bias_ + k * padded_units() + u); }
+
+ private:
+  int64_t padded_units() const { return (H_ + units - 1) / units * units; }
+
+  void pack_panel(const T* w, int64_t K, int64_t p, T* packed) const {
+    for (int v = 0; v < registers; ++v) transpose_rows(weight_rows(w, K, p, v).row, K, packed + p * K * width + v * V::lanes, width);
+  }
+
+  void pack_bias(int64_t p) const {
+    for (int64_t u = p * units; u < (p + 1) * units; ++u) {
+      T b[C::biases];
+      C::merge_biases([&](int g) { return u < H_ && w_.b_ih ? w_.b_ih[g * H_ + u] : T(0); },
+                      [&](int g) { return u < H_ && w_.b_hh ? w_.b_hh[g * H_ + u] : T(0); }, b);
+      for (int k = 0; k < C::biases; ++k) bias_[k * padded_units() + u] = b[k];
+    }
+  }
+
+  // The rows of W_ih or W_hh behind register v of panel p. Past the last unit there is nothing to read: any row will do, for no
+  // one looks at what becomes of it.
+  struct WeightRows {
+    const T* row[V::lanes];
+  };
+  WeightRows weight_rows(const T* w, int64_t K, int64_t p, int v) const {
+    const int gate = v / per_gate;
+    const int64_t first = p * units + v % per_gate * V::lanes;
+    WeightRows rows;
+    for (int l = 0; l < V::lanes; ++l) rows.row[l] = w + (gate * H_ + std::min(first + l, H_ - 1)) * K;
+    return rows;
+  }
+
+  void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const T* packed, int64_t p, T* to) const {
+    if (packed) return rows_product<registers>(rows, M, whole_row(K), packed + p * K * width, Target<T>{to, width, nullptr, 0, width});
+    if (M == 0) return;
+    for (int v = 0; v < registers; ++v) {
+      const WeightRows columns = weight_rows(w, K, p, v);
+      with_constant<most_direct_rows>(int(M), [&](auto MR) { DirectTile<MR, T>::run(rows, columns.row, K, to + v * V::lanes, width); });
+    }
+  }
+};

@@ -1,0 +1,69 @@
+#include "torch/checked.h"
+
+namespace rnnk {
+
+namespace {
+
+constexpr const char* names[] = {"x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "w_ih_r", "w_hh_r", "b_ih_r", "b_hh_r", "w_hr_r"};
+
+void check_size(const Layer& layer, int argument, at::IntArrayRef expected) {
+  TORCH_CHECK(layer[argument].sizes() == expected, "rnnkernels: expected ", names[argument], " of size ", expected, ", got ",
+              layer[argument].sizes());
+}
+
+// No buffer of the kernels is larger than this product, so none of their size computations can wrap around.
+void check_no_overflow(const Shape& s) {
+  const double rows = double(s.T) * double(s.B + 64) * s.D, columns = 4.0 * double(std::max({s.I, s.H, s.P}) + 64);
+  TORCH_CHECK(std::max(rows, columns) * columns * 64 < 0x1p62, "rnnkernels: the layer is too large: T * B * 4 * H overflows");
+}
+
+void check_types(const Layer& layer) {
+  const Tensor& x = layer[X];
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "rnnkernels: expected float32, float64, bfloat16 or float16, got ", x.scalar_type());
+  for (int k = 0; k < argument_count; ++k) {
+    const Tensor& a = layer[k];
+    if (!a.defined()) continue;
+    TORCH_CHECK(a.device().is_cpu(), "rnnkernels: expected all tensors on the CPU, but ", names[k], " is on ", a.device());
+    TORCH_CHECK(a.layout() == at::kStrided, "rnnkernels: expected a dense tensor, but ", names[k], " has layout ", a.layout());
+    TORCH_CHECK(a.scalar_type() == x.scalar_type(), "rnnkernels: expected all tensors of one dtype, but ", names[k], " is ", a.scalar_type(),
+                " and x is ", x.scalar_type());
+  }
+}
+
+// T and B from x and the schedule, the rest from the weights; everything must agree.
+Shape check_shape(const Layer& layer, const ScheduleTable& schedule) {
+  const Tensor &x = layer[X], &w_hh = layer[W_HH];
+  const int64_t G = gate_count(layer.cell);
+  TORCH_CHECK(w_hh.dim() == 2 && w_hh.size(0) % G == 0, "rnnkernels: expected w_hh of size [", G, " * H, P], got ", w_hh.sizes());
+  Shape s{schedule.T, schedule.B, schedule.N, x.size(-1), w_hh.size(0) / G, w_hh.size(1), layer.directions()};
+  check_no_overflow(s);
+  TORCH_CHECK(!schedule.packed || x.size(0) == s.N, "rnnkernels: batch_sizes sum to ", s.N, " but x has ", x.size(0), " rows");
+  const bool projected = layer[W_HR].defined();
+  for (int k = W_IH_R; k < argument_count && s.D == 1; ++k)
+    TORCH_CHECK(!layer[k].defined(), "rnnkernels: ", names[k], " is given without w_ih_r");
+  TORCH_CHECK(!projected || (0 < s.P && s.P <= s.H), "rnnkernels: expected a projection to 1..", s.H, " columns, got ", s.P);
+  TORCH_CHECK(projected || s.P == s.H, "rnnkernels: expected w_hh of size ", at::IntArrayRef{G * s.H, s.H}, ", got ", w_hh.sizes());
+  check_size(layer, H0, {s.D, s.B, s.P});
+  if (layer.cell == Cell::lstm) check_size(layer, C0, {s.D, s.B, s.H});
+  for (int d = 0; d < s.D; ++d) {
+    const int base = d * direction_stride;
+    for (int k : {W_IH, W_HH}) TORCH_CHECK(layer[base + k].defined(), "rnnkernels: ", names[base + k], " is missing");
+    TORCH_CHECK(layer[base + W_HR].defined() == projected, "rnnkernels: a projection must be given for both directions or none");
+    check_size(layer, base + W_IH, {G * s.H, s.I});
+    check_size(layer, base + W_HH, {G * s.H, s.P});
+    for (int k : {B_IH, B_HH})
+      if (layer[base + k].defined()) check_size(layer, base + k, {G * s.H});
+    if (projected) check_size(layer, base + W_HR, {s.P, s.H});
+  }
+  return s;
+}
+
+}  // namespace
+
+Checked::Checked(const Layer& layer) : schedule((check_types(layer), layer)), shape(check_shape(layer, schedule)) {
+  arguments[X] = dense_rows(layer[X]);
+  for (int k = H0; k < argument_count; ++k)
+    if (layer[k].defined()) arguments[k] = layer[k].contiguous();
+}
+
+}  // namespace rnnk

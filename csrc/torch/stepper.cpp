@@ -1,0 +1,133 @@
+#include "torch/stepper.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "cpu/kernels.h"
+#include "torch/checked.h"
+#include "torch/memory.h"
+
+namespace rnnk {
+
+namespace {
+
+template <class To, class From>
+void copy_rows(int64_t rows, int64_t columns, const From* from, int64_t from_stride, To* to, int64_t to_stride) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[i * to_stride + j] = static_cast<To>(from[i * from_stride + j]);
+}
+
+// One layer of one step. Its state is read and written in place; its output is a buffer of its own.
+template <class T>
+struct StepLayer {
+  Checked checked;
+  Tensor out, workspace;
+  ForwardArgs<T> args{};
+
+  explicit StepLayer(const Layer& layer) : checked(layer), out(at::empty({1, checked.shape.B, checked.shape.P}, layer[X].options())) {
+    args.cell = layer.cell;
+    args.shape = checked.shape;
+    args.schedule = checked.schedule.view();
+    args.threads = at::get_num_threads();
+    checked.weights(args.weights);
+    args.x = input_rows<T>(checked.arguments[X]);
+    args.h0 = args.h_n = layer[H0].mutable_data_ptr<T>();
+    if (layer.cell == Cell::lstm) args.c0 = args.c_n = layer[C0].mutable_data_ptr<T>();
+    args.out = output_rows<T>(out);
+    const auto& kernels = cpu::kernels().of<T>();
+    workspace = allocate({int64_t(std::max(kernels.prepare(args, nullptr), kernels.prepared(args, nullptr)))}, at::kByte);
+    kernels.prepare(args, workspace.mutable_data_ptr());
+  }
+  StepLayer(const StepLayer&) = delete;  // args point into it
+
+  void step(int threads) {
+    args.threads = std::min(args.threads, threads);
+    cpu::kernels().of<T>().prepared(args, workspace.mutable_data_ptr());
+  }
+};
+
+template <class T>
+class StackOf : public Stepper::Stack {
+  Tensor x_;  // [1, B, I]
+  std::vector<std::unique_ptr<StepLayer<T>>> layers_;
+
+  template <class S>
+  void step_as(const Tensor& x, const Tensor& out) {
+    const Shape& bottom = layers_.front()->args.shape;
+    const Shape& top = layers_.back()->args.shape;
+    copy_rows(bottom.B, bottom.I, x.const_data_ptr<S>(), x.stride(0), x_.mutable_data_ptr<T>(), bottom.I);
+    const int threads = at::get_num_threads();
+    for (const auto& layer : layers_) layer->step(threads);
+    copy_rows(top.B, top.P, layers_.back()->out.template const_data_ptr<T>(), top.P, out.mutable_data_ptr<S>(), out.stride(0));
+  }
+
+ public:
+  StackOf(const ModuleOptions& o, const Tensor& x, const Tensors& states, const Tensors& weights) : x_(x) {
+    for (int64_t l = 0; l < o.num_layers; ++l)
+      layers_.push_back(std::make_unique<StepLayer<T>>(layer_at(l, l == 0 ? x : layers_.back()->out, states, weights, o)));
+  }
+
+  void step(const Tensor& x, const Tensor& out) override {
+    switch (x.scalar_type()) {
+      case at::kBFloat16: return step_as<at::BFloat16>(x, out);
+      case at::kHalf: return step_as<at::Half>(x, out);
+      default: return step_as<T>(x, out);
+    }
+  }
+};
+
+class Turn {
+  std::atomic_flag& busy_;
+
+ public:
+  explicit Turn(std::atomic_flag& busy) : busy_(busy) {
+    TORCH_CHECK(!busy_.test_and_set(std::memory_order_acquire), "rnnkernels: the Stepper is at work in another thread");
+  }
+  ~Turn() { busy_.clear(std::memory_order_release); }
+};
+
+// [rows, columns] of `dtype` on the CPU, each row contiguous.
+void check_rows(const Tensor& t, const char* name, int64_t rows, int64_t columns, at::ScalarType dtype) {
+  TORCH_CHECK(t.sizes() == (at::IntArrayRef{rows, columns}) && t.scalar_type() == dtype && t.device().is_cpu() && t.layout() == at::kStrided,
+              "Stepper: expected ", name, " of size [", rows, ", ", columns, "] and dtype ", dtype, " on the CPU, got ", t.sizes(), " and ",
+              t.scalar_type(), " on ", t.device());
+  TORCH_CHECK(columns <= 1 || t.stride(1) == 1, "Stepper: expected ", name, " with contiguous rows, got strides ", t.strides());
+}
+
+}  // namespace
+
+Stepper::Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors& weights)
+    : options_(options), batch_size_(batch_size), dtype_(weights[0].scalar_type()) {
+  const auto type = at::TensorOptions(dtype_ == at::kDouble ? at::kDouble : at::kFloat);
+  h = at::zeros({options.num_layers, batch_size, options.state_size()}, type);
+  if (options.cell == Cell::lstm) c = at::zeros({options.num_layers, batch_size, options.hidden_size}, type);
+  out_ = at::empty({batch_size, options.state_size()}, dtype_);
+  refresh(weights);
+}
+
+void Stepper::refresh(const Tensors& weights) {
+  Turn turn(busy_);
+  TORCH_CHECK(int64_t(weights.size()) == options_.weight_count(), "Stepper: expected ", options_.weight_count(), " weights, got ", weights.size());
+  Tensors wide, states{h};
+  if (c.defined()) states.push_back(c);
+  for (const Tensor& w : weights) {
+    TORCH_CHECK(w.scalar_type() == dtype_ && w.device().is_cpu(), "Stepper: expected weights of dtype ", dtype_, " on the CPU, got ",
+                w.scalar_type(), " on ", w.device());
+    wide.push_back(w.detach().to(h.scalar_type()));
+  }
+  const Tensor x = at::zeros({1, batch_size_, options_.input_size}, h.options());
+  if (dtype_ == at::kDouble) stack_ = std::make_unique<StackOf<double>>(options_, x, states, wide);
+  else stack_ = std::make_unique<StackOf<float>>(options_, x, states, wide);
+}
+
+Tensor Stepper::step(const Tensor& x, const std::optional<Tensor>& out) {
+  check_rows(x, "x", batch_size_, options_.input_size, dtype_);
+  if (out) check_rows(*out, "out", batch_size_, options_.state_size(), dtype_);
+  Turn turn(busy_);
+  const Tensor& to = out ? *out : out_;
+  stack_->step(x, to);
+  return to;
+}
+
+}  // namespace rnnk

@@ -1,0 +1,40 @@
+// One time step per call: the state and the packed weights stay inside.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <optional>
+
+#include "torch/modules.h"
+
+namespace rnnk {
+
+// A stack of layers in one direction. `step` allocates nothing and takes no lock. One call at a time: one that comes while another
+// runs is refused.
+class Stepper {
+ public:
+  // The layers' kernels, for one type of arithmetic: torch/stepper.cpp.
+  struct Stack {
+    virtual ~Stack() = default;
+    virtual void step(const Tensor& x, const Tensor& out) = 0;
+  };
+
+  Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors& weights);
+
+  // Packs other weights. The state stays.
+  void refresh(const Tensors& weights);
+
+  // x [B, I] to the top layer's state [B, P], written to `out` or else to the tensor that every such call returns.
+  Tensor step(const Tensor& x, const std::optional<Tensor>& out);
+
+  Tensor h, c;  // the state itself: [L, B, P] and, of an LSTM, [L, B, H], in float32 for a module of bfloat16 or float16
+
+ private:
+  const ModuleOptions options_;
+  const int64_t batch_size_;
+  at::ScalarType dtype_;  // the module's
+  Tensor out_;
+  std::unique_ptr<Stack> stack_;
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+};
+
+}  // namespace rnnk
