@@ -22,8 +22,8 @@ class _FusedCell:
         x, states = input, None
         if isinstance(x, torch.Tensor) and x.dim() in (1, 2) and x.shape[-1] == self.input_size:
             states = self._states(x, hx)
-        weights = read_parameters(self, _NAMES if self.bias else _NAMES[:2])
-        if states is None or not fits(x, (*states, *weights)):
+        weights = read_parameters(self, _NAMES)  # without a bias it is None
+        if states is None or not fits(x, (*states, *(w for w in weights if w is not None))):
             if isinstance(x, torch.Tensor):
                 note_unsupported(x)
             return super().forward(input, hx)
@@ -69,6 +69,9 @@ class RNNCell(_FusedCell, torch.nn.RNNCell):
 
     __module__ = "rnnkernels"
     _n_states = 1
+
+    def _states(self, x, hx):
+        return super()._states(x, hx) if self.nonlinearity in ("tanh", "relu") else None  # torch.nn refuses at the call
 
     def _run(self, x, states, weights):
         return functional.rnn_cell(x, states[0], *weights, nonlinearity=self.nonlinearity)

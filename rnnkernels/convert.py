@@ -37,8 +37,8 @@ def revert(module):
 def patch_torch():
     """Inside it, torch.nn.LSTM, GRU, RNN and their cells are ours (in torch.nn, torch.nn.modules, torch.nn.modules.rnn).
 
-    For code that builds its own modules. It changes names in torch for all threads; modules built inside stay ours, and
-    `isinstance(m, torch.nn.LSTM)` is there true of ours only.
+    For code that builds its own modules. It changes names in torch for all threads; modules built inside stay ours. Inside,
+    `isinstance(m, torch.nn.LSTM)` is true of ours only, and a module of torch.nn's own cannot be pickled.
     """
     places = torch.nn, torch.nn.modules, torch.nn.modules.rnn
     before = [(place, name, getattr(place, name)) for place in places for name in _NAMES]

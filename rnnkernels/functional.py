@@ -84,13 +84,13 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
 
 def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
     """A cell is a layer of one step."""
-    input, states = input.unsqueeze(0), [s.unsqueeze(0) for s in states]
-    if autocast.enabled(input):
-        args = (b_ih is not None, 1, 0.0, False, False, False, None, None, *extra)
-        weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
-        return autocast.run(lambda *a: stack(op, *a), kind, input, states, weights, *args)
-    w = (w_ih, w_hh, b_ih, b_hh, None) if len(states) == 2 else (w_ih, w_hh, b_ih, b_hh)
-    return op(input, *states, *w, *(None,) * len(w), None, None, None, *extra)
+    absent = [None] if len(states) == 2 else []  # w_hr: only the LSTM's op has the argument
+
+    def step(x, states, weights):
+        return op(x, *states, *weights, *absent, *[None] * 4, *absent, None, None, None, *extra)
+
+    call = input.unsqueeze(0), [s.unsqueeze(0) for s in states], (w_ih, w_hh, b_ih, b_hh)
+    return autocast.run(step, kind, *call) if autocast.enabled(input) else step(*call)
 
 
 def _is_relu(nonlinearity):

@@ -13,10 +13,10 @@ def fits(x, others):
         return False
     mixed = False
     for t in others:
+        if not isinstance(t, torch.Tensor) or t.device != device or t.layout is not torch.strided:
+            return False
         if t.dtype is not dtype:
             mixed = True
-        if t.device != device:
-            return False
     return not mixed or (autocast.enabled(x) and autocast.mixes({dtype, *(t.dtype for t in others)}))
 
 

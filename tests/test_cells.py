@@ -88,3 +88,27 @@ def test_functional_cells_follow_torch():
     assert torch.allclose(functional.rnn_cell(x, h, *weights), torch.rnn_tanh_cell(x, h, *weights), atol=1e-6)
     assert torch.allclose(functional.rnn_cell(x, h, *weights[:2], nonlinearity="relu"),
                           torch.rnn_relu_cell(x, h, *weights[:2]), atol=1e-6)
+
+
+@pytest.mark.parametrize("present", ("bias_ih", "bias_hh", "both", "neither"))
+@pytest.mark.parametrize("cell", CELLS)
+def test_uses_the_biases_that_are_there(cell, present):
+    """Whatever the attribute `bias` says, as in torch.nn; under autocast too."""
+    ours, theirs = build(rnnkernels, cell, 3, 4, dtype=torch.float32), build(torch.nn, cell, 3, 4, dtype=torch.float32)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3)
+    first = lambda result: result[0] if isinstance(result, tuple) else result
+    for module in (ours, theirs):
+        module.bias = present == "neither"
+        for name in ("bias_ih", "bias_hh"):
+            if present not in (name, "both"):
+                setattr(module, name, None)
+    torch.testing.assert_close(first(ours(x)), first(theirs(x)))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(first(ours(x)), first(theirs(x)), rtol=0.05, atol=0.02)
+
+
+def test_unknown_nonlinearity():
+    for package in (rnnkernels, torch.nn):
+        with pytest.raises(RuntimeError, match="Unknown nonlinearity: sin"):
+            package.RNNCell(3, 4, nonlinearity="sin")(torch.randn(2, 3))

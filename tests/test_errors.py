@@ -148,3 +148,24 @@ def test_built_for_another_torch_is_a_clear_error():
 def test_info_is_printed():
     done = subprocess.run([sys.executable, "-m", "rnnkernels"], capture_output=True, text=True)
     assert done.returncode == 0 and f"torch      {torch.__version__}" in done.stdout
+
+
+@pytest.mark.parametrize("cell", ("GRU", "RNN"))
+def test_sparse_weights_run_in_torch(cell):
+    ours, theirs = getattr(rnnkernels, cell)(3, 4), getattr(torch.nn, cell)(3, 4)
+    ours.load_state_dict(theirs.state_dict())
+    for module in (ours, theirs):
+        weight = module.weight_ih_l0.detach().to_sparse()
+        del module.weight_ih_l0
+        module.weight_ih_l0 = weight
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0])
+
+
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_a_weight_that_is_none_or_no_tensor(cell):
+    for value in (None, [1.0]):
+        ours, theirs = getattr(rnnkernels, cell)(3, 4), getattr(torch.nn, cell)(3, 4)
+        for module in (ours, theirs):
+            del module.bias_hh_l0
+            module.bias_hh_l0 = value
+        assert outcome(ours, (x,))[0] is outcome(theirs, (x,))[0] is TypeError

@@ -15,7 +15,11 @@ py::object find(py::handle dict, py::handle name, py::handle otherwise) {
 
 Cell cell_of(const py::object& mode) {
   const auto is = [&](const char* name) { return PyUnicode_CompareWithASCIIString(mode.ptr(), name) == 0; };
-  return is("LSTM") ? Cell::lstm : is("GRU") ? Cell::gru : is("RNN_TANH") ? Cell::rnn_tanh : Cell::rnn_relu;
+  if (is("LSTM")) return Cell::lstm;
+  if (is("GRU")) return Cell::gru;
+  if (is("RNN_TANH")) return Cell::rnn_tanh;
+  TORCH_CHECK(is("RNN_RELU"), "rnnkernels: unknown mode ", py::cast<std::string>(py::repr(mode)));
+  return Cell::rnn_relu;
 }
 
 }  // namespace
