@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench import machine, peers, plot, report
 from bench.problem import TOLERANCE, Mismatch
+from bench.roofline import Limits
 from bench.shapes import CELLS, MODES, SUITES, Point
 from bench.timing import measure
 
@@ -26,7 +27,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", type=int, metavar="T", help="only these numbers of time steps")
     parser.add_argument("--batch", nargs="+", type=int, metavar="B")
     parser.add_argument("--hidden", nargs="+", type=int, metavar="H")
-    parser.add_argument("--dtype", choices=TOLERANCE, default="float32")
+    parser.add_argument("--dtype", choices=TOLERANCE, help="measure every point in this one instead of its own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for every contender")
     parser.add_argument("--peers", nargs="+", choices=peers.PEERS, help="default: all that are installed")
     parser.add_argument("--out", type=Path, help="the JSON; a PNG goes beside it (bench/out/SUITE.json)")
@@ -43,29 +44,32 @@ def selected(args: argparse.Namespace) -> list[Point]:
     """The suite's points that pass the filters."""
     filters = {"cell": args.cell, "mode": args.mode, "T": args.steps, "B": args.batch, "H": args.hidden}
     wanted = lambda point: all(not allowed or getattr(point, key) in allowed for key, allowed in filters.items())
-    return [replace(point, dtype=args.dtype) for point in SUITES[args.suite].points if wanted(point)]
+    own = {"dtype": args.dtype} if args.dtype else {}
+    return [replace(point, **own) for point in SUITES[args.suite].points if wanted(point)]
 
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     torch.set_num_threads(args.threads)
-    points, bar = selected(args), SUITES[args.suite].bar
+    points, suite = selected(args), SUITES[args.suite]
     if not points:
         sys.exit("no point of this suite passes the filters")
     contenders = peers.load(args.peers)
-    run = {"suite": args.suite, "machine": machine.describe(args.threads, args.peers), "points": []}
+    limits = Limits.measure(args.threads)
+    run = {"suite": args.suite, "machine": machine.describe(args.threads, args.peers), "limits": limits and limits.as_json(), "points": []}
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(machine.line(run["machine"]), machine.build(run["machine"]), sep="\n")
     console.print(machine.warning(run["machine"]), style="bold yellow")
+    console.print(str(limits) if limits else "no C++ compiler or no AVX2: the machine's limits are unknown")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(points))
         for point in points:
             note = lambda text: progress.update(task, description=f"{point}: {text}")
             try:
-                run["points"].append(measure(point, contenders, args.threads, bar(point), note))
+                run["points"].append(measure(point, contenders, args.threads, suite.bars_of(point), note, limits))
             except Mismatch as wrong:
                 sys.exit(str(wrong))
             console.print(report.line(run["points"][-1]))
@@ -77,8 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"wrote {args.out} and {args.out.with_suffix('.png')}")
     if not args.check:
         return 0
-    console.print("", *report.verdicts(run), sep="\n")
-    return int(any(report.verdict(result) == "FAIL" for result in run["points"]))
+    verdicts = report.verdicts(run)
+    console.print("", *map(str, verdicts), sep="\n")
+    return int(any(verdict.word == "FAIL" for verdict in verdicts))
 
 
 if __name__ == "__main__":

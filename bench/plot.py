@@ -18,11 +18,11 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench import machine
-from bench.report import kind
-from bench.shapes import CELLS
+from bench.report import bar_of, kind, point_of
+from bench.shapes import CELLS, MODES
 
-COLOUR = {"torch": "#d1495b", "onnxruntime": "#2e86ab", "openvino": "#6a4c93", "jax": "#3c9d5d"}
-MARK = {"torch": "o", "onnxruntime": "s", "openvino": "D", "jax": "^"}
+COLOUR = {"torch": "#d1495b", "onnxruntime": "#2e86ab", "openvino": "#6a4c93", "jax": "#3c9d5d", "padded": "#888888"}
+MARK = {"torch": "o", "onnxruntime": "s", "openvino": "D", "jax": "^", "padded": "v"}
 
 
 def draw(run: dict, path: Path):
@@ -38,7 +38,7 @@ def draw(run: dict, path: Path):
         widths = [len(results) + 2 for results in row] + [filler] * (filler > 0)
         axes = parent.subplots(1, len(widths), width_ratios=widths, sharey=True, squeeze=False)[0]
         for axis, results in zip(axes, row):
-            panel(axis, results)
+            panel(axis, results, run)
         if filler:
             axes[-1].axis("off")
         axes[0].set_ylabel("peer's time / ours")
@@ -48,11 +48,11 @@ def draw(run: dict, path: Path):
 
 
 def order(result: dict) -> tuple:
-    kinds = ["forward", "train", "step"]
-    return CELLS.index(result["cell"]), result["packed"], kinds.index(result["mode"]), result["T"], result["B"], result["H"]
+    point = point_of(result)
+    return CELLS.index(point.cell), point.dtype != "float32", point.packed, point.L, point.D, MODES.index(point.mode), point.T, point.B, point.H
 
 
-def panel(axis, results: list[dict]):
+def panel(axis, results: list[dict], run: dict):
     """Points by batch, then by H; median and quartiles; the bar as a tick."""
     axis.set_title(kind(results[0]).replace("packed ", "packed\n"), fontsize=10, fontweight="bold")
     axis.axhline(1, color="black", linewidth=1)
@@ -78,8 +78,9 @@ def panel(axis, results: list[dict]):
                                if name in r["ratios"]])  # fmt: skip
         start += count
     for x, result in enumerate(results):
-        if result["bar"] is not None:
-            axis.hlines(result["bar"], x - 0.35, x + 0.35, color=COLOUR["torch"], linewidth=1.2, alpha=0.6)
+        bar = bar_of(run, result)
+        if bar is not None:
+            axis.hlines(bar.least, x - 0.35, x + 0.35, color=COLOUR.get(bar.against, "black"), linewidth=1.2, alpha=0.6)
 
 
 def curve(axis, name: str, points: list):
@@ -93,8 +94,8 @@ def curve(axis, name: str, points: list):
 def legend(figure, run: dict):
     present = [name for name in COLOUR if any(name in r["ratios"] for r in run["points"])]
     handles = [plt.Line2D([], [], color=COLOUR[name], marker=MARK[name], markersize=5, label=name) for name in present]
-    if any(r["bar"] is not None for r in run["points"]):
-        handles.append(plt.Line2D([], [], color=COLOUR["torch"], alpha=0.6, label="bar (torch)"))
+    against = {bar.against for r in run["points"] if (bar := bar_of(run, r))}
+    handles += [plt.Line2D([], [], color=COLOUR.get(name, "black"), alpha=0.6, label=f"bar ({name})") for name in sorted(against)]
     words = textwrap.fill(machine.line(run["machine"]), int(figure.get_figwidth() * 13))
     figure.suptitle(f"rnnkernels is faster above the line at 1x\n{words}", fontsize=9)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)

@@ -22,10 +22,10 @@ class Mismatch(Exception):
 class Problem:
     point: Point
     threads: int
-    weights: tuple[torch.Tensor, ...]  # w_ih [G*H, I], w_hh [G*H, H], b_ih [G*H], b_hh [G*H], torch's gate order
+    weights: tuple[torch.Tensor, ...]  # for each layer and direction w_ih [G*H, I], w_hh [G*H, H], b_ih, b_hh [G*H]; torch's gate order
     x: torch.Tensor  # [T, B, I]
-    hx: tuple[torch.Tensor, ...] | None  # step: h0 and an LSTM's c0, each [1, B, H]
-    cotangent: torch.Tensor  # [T, B, H], the gradient that arrives at the output in train
+    hx: tuple[torch.Tensor, ...] | None  # step: h0 and an LSTM's c0, each [L*D, B, H]
+    cotangent: torch.Tensor  # [T, B, D*H], the gradient that arrives at the output in train
     lengths: torch.Tensor | None  # packed: [B]
 
     def double(self) -> Problem:
@@ -36,18 +36,18 @@ class Problem:
 
 
 def draw(point: Point, threads: int, seed: int = 0) -> Problem:
-    """Random tensors for `point`, freshly allocated."""
+    """Random tensors for `point`, freshly allocated, to be computed on `threads` threads."""
     torch.manual_seed(seed)
     T, B, H, dtype = point.T, point.B, point.H, getattr(torch, point.dtype)
-    module = getattr(torch.nn, point.cell)(H, H)
+    module = getattr(torch.nn, point.cell)(H, H, point.L, bidirectional=point.D == 2)
     states = 2 if point.cell == "LSTM" else 1
     return Problem(
         point,
         threads,
         weights=tuple(p.detach().to(dtype) for p in module.parameters()),
         x=torch.randn(T, B, H).to(dtype),
-        hx=tuple(torch.randn(1, B, H).tanh().to(dtype) for _ in range(states)) if point.mode == "step" else None,
-        cotangent=torch.randn(T, B, H).to(dtype),
+        hx=tuple(torch.randn(point.L * point.D, B, H).tanh().to(dtype) for _ in range(states)) if point.T1 else None,
+        cotangent=torch.randn(T, B, point.D * H).to(dtype),
         lengths=torch.randint(1, T + 1, (B,)) if point.packed else None,
     )
 
@@ -66,6 +66,8 @@ def arrays(outputs) -> list[np.ndarray]:
 def check(name: str, point: Point, outputs, truth: list[np.ndarray]) -> float:
     """The worst relative error of `outputs`, or Mismatch."""
     found, worst = arrays(outputs), 0.0
+    if point.mode == "stepper":  # the top layer's state is all that it returns
+        truth = truth[:1] if len(found) == 1 else truth
     if len(found) != len(truth):
         raise Mismatch(f"{point}: {name} returned {len(found)} arrays, expected {len(truth)}")
     for index, (array, right) in enumerate(zip(found, truth)):

@@ -7,35 +7,83 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
+from statistics import geometric_mean
 
 from rich import box
 from rich.table import Table
 
 from bench import machine
-from bench.peers import OURS
+from bench.peers import OURS, PADDED
+from bench.shapes import SUITES, Bar, Point
 
 TIE = 0.97  # within 3% of its bar a point ties with it
-COLOUR = {"pass": "green", "tie": "yellow", "FAIL": "bold red", "": ""}
+COLOUR = {"pass": "green", "tie": "yellow", "FAIL": "bold red"}
 
 
-def verdict(result: dict) -> str:
-    """pass, tie, FAIL, or nothing where no bar was set."""
-    if result["bar"] is None or "torch" not in result["ratios"]:
-        return ""
-    share = result["ratios"]["torch"]["median"] / result["bar"]
-    return "pass" if share >= 1 else "tie" if share >= TIE else "FAIL"
+def figure(result: dict, against: str) -> float | None:
+    """What a bar looks at (bench/shapes.py); None where the point has no such figure."""
+    if against == "bound":
+        return result["bound"]["share"] if result.get("bound") else None
+    if against == "best":
+        return best(result)
+    return result["ratios"][against]["median"] if against in result["ratios"] else None
+
+
+def judge(value: float, least: float) -> str:
+    """pass, tie or FAIL."""
+    return "pass" if value >= least else "tie" if value >= TIE * least else "FAIL"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    bar: Bar
+    value: float
+    results: tuple[dict, ...]
+
+    @property
+    def word(self) -> str:
+        return judge(self.value, self.bar.least)
+
+    def __str__(self) -> str:
+        number = (lambda v: f"{v:.0%}") if self.bar.against == "bound" else (lambda v: f"{v:.2f}x")
+        points = f"{len(self.results)} points" if self.bar.mean else title(self.results[0])
+        return f"[{COLOUR[self.word]}]{self.word}[/]  {points:38} {number(self.value):>7} {self.bar.against:11} bar {number(self.bar.least)}  {self.bar.name}"
+
+
+def verdicts(run: dict) -> list[Verdict]:
+    """Every bar of the run's suite, failures last, where a reader looks first."""
+    found = []
+    for bar in SUITES[run["suite"]].bars:
+        own = [r for r in run["points"] if bar.where(point_of(r)) and figure(r, bar.against) is not None]
+        if bar.mean and own:
+            found.append(Verdict(bar, geometric_mean(figure(r, bar.against) for r in own), tuple(own)))
+        elif not bar.mean:
+            found += [Verdict(bar, figure(r, bar.against), (r,)) for r in own]
+    return sorted(found, key=lambda v: ["pass", "tie", "FAIL"].index(v.word))
+
+
+def point_of(result: dict) -> Point:
+    return Point(**{f.name: result[f.name] for f in fields(Point) if f.name in result})
+
+
+def bar_of(run: dict, result: dict) -> Bar | None:
+    """The first bar against a peer that the point must clear by itself."""
+    return next((bar for bar in SUITES[run["suite"]].bars_of(point_of(result)) if bar.against != "bound"), None)
 
 
 def kind(result: dict) -> str:
-    words = [result["cell"], "packed" * result["packed"], result["mode"]]
-    return " ".join(word for word in words + [result["dtype"] * (result["dtype"] != "float32")] if word)
+    point = point_of(result)
+    words = [point.cell, "packed" * point.packed, "bidirectional" * (point.D > 1), f"{point.L} layers" * (point.L > 1), point.mode]
+    words += ["recompute" * point.recompute, point.dtype * (point.dtype != "float32"), f"{point.threads} thread" * (point.threads is not None)]
+    return " ".join(word for word in words if word)
 
 
-def best(result: dict) -> float:
+def best(result: dict) -> float | None:
     """The best peer's time / ours."""
-    return min(ratio["median"] for ratio in result["ratios"].values())
+    return min((ratio["median"] for name, ratio in result["ratios"].items() if name != PADDED), default=None)
 
 
 def duration(seconds: float) -> str:
@@ -54,13 +102,19 @@ def shape(result: dict) -> str:
 
 
 def title(result: dict) -> str:
-    return f"{kind(result):19} {shape(result)}"
+    return f"{kind(result):21} {shape(result)}"
 
 
 def line(result: dict) -> str:
     """One point in one line, for the log of a run."""
     ratios = "   ".join(f"{name} {times(ratio)}" for name, ratio in result["ratios"].items())
-    return f"{title(result)} {duration(result['seconds'][OURS]['median']):>8}   {ratios}"
+    return f"{title(result)} {duration(result['seconds'][OURS]['median']):>8} {share(result):>12}   {ratios}"
+
+
+def share(result: dict) -> str:
+    """How much of the machine's limit, and which limit."""
+    bound = result.get("bound")
+    return f"{bound['share']:.0%} {bound['kind']}" if bound else ""
 
 
 def table(run: dict) -> Table:
@@ -73,14 +127,14 @@ def table(run: dict) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    out.add_column(max_width=14)
-    for heading in (OURS, *peers, "bar"):
+    out.add_column(max_width=16)
+    for heading in (OURS, "of limit", *peers, "bar"):
         out.add_column(heading, justify="right", no_wrap=True)
     for what, results in groupby(run["points"], kind):
         out.add_row(f"[bold]{what}[/]")
         for result in results:
             cells = [ratio_cell(result, name) for name in peers]
-            out.add_row(shape(result), time_cell(result, OURS), *cells, bar_cell(result))
+            out.add_row(shape(result), time_cell(result, OURS), share(result), *cells, bar_cell(run, result))
         out.add_section()
     return out
 
@@ -99,17 +153,13 @@ def ratio_cell(result: dict, name: str) -> str:
     return f"{time_cell(result, name)} [{colour}]{times(ratio):>5}[/]"
 
 
-def bar_cell(result: dict) -> str:
-    said = verdict(result)
-    return f"{result['bar']}x [{COLOUR[said]}]{said}[/]" if said else ""
-
-
-def verdicts(run: dict) -> list[str]:
-    """Each bar with its figure, failures last, where a reader looks first."""
-    order = ["pass", "tie", "FAIL"]
-    judged = sorted((r for r in run["points"] if verdict(r)), key=lambda r: order.index(verdict(r)))
-    figure = lambda r: f"{title(r)} {times(r['ratios']['torch']):>7} torch.nn   bar {r['bar']}x"
-    return [f"[{COLOUR[verdict(r)]}]{verdict(r)}[/]  {figure(r)}" for r in judged]
+def bar_cell(run: dict, result: dict) -> str:
+    bar = bar_of(run, result)
+    value = figure(result, bar.against) if bar else None
+    if value is None:
+        return ""
+    said = judge(value, bar.least)
+    return f"{bar.least:.3g}x {bar.against} [{COLOUR[said]}]{said}[/]"
 
 
 def markdown(run: dict) -> str:

@@ -1,15 +1,15 @@
-"""What is measured: points, the suites that name them, and the bar each point must clear.
+"""What is measured: points, the bars they must clear, and the suites that name both.
 
-Shape letters are the library's: T steps, B batch, H hidden; the input is as wide as the hidden state (I = H).
+Shape letters are the library's: T steps, B batch, H hidden, L layers, D directions; the input is as wide as the hidden state (I = H).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 CELLS = ("LSTM", "GRU", "RNN")
-MODES = ("forward", "train", "step")
+MODES = ("forward", "train", "step", "stepper")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Point:
     forward  a module call on a whole sequence, under inference_mode
     train    the same with every gradient: d_x and all weights and biases
     step     a module call on one time step with the state passed in and out (T = 1), under inference_mode
+    stepper  the same step by `rnnkernels.Stepper`; the peers as in step
     """
 
     cell: str
@@ -28,48 +29,134 @@ class Point:
     H: int
     packed: bool = False  # a PackedSequence with lengths drawn uniformly from 1..T
     dtype: str = "float32"
+    L: int = 1
+    D: int = 1
+    threads: int | None = None  # for every contender; None: as many as the run has
+    recompute: bool = False
+
+    @property
+    def T1(self) -> bool:
+        return self.mode in ("step", "stepper")
+
+    @property
+    def gates(self) -> int:
+        return {"LSTM": 4, "GRU": 3, "RNN": 1}[self.cell]
 
     def __str__(self) -> str:
-        tail = (" packed" if self.packed else "") + ("" if self.dtype == "float32" else f" {self.dtype}")
-        return f"{self.cell} {self.mode} T{self.T} B{self.B} H{self.H}{tail}"
+        words = [self.cell, self.mode, f"T{self.T}", f"B{self.B}", f"H{self.H}"]
+        words += [f"L{self.L}"] * (self.L > 1) + ["bidirectional"] * (self.D > 1) + ["packed"] * self.packed
+        words += [self.dtype] * (self.dtype != "float32") + ["recompute"] * self.recompute
+        words += [f"{self.threads} thread"] * (self.threads is not None)
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The least figure of each point that `where` picks, or of their geometric mean.
+
+    against  a contender's name, or "best" for the quickest peer of each point: its time / ours.
+             "bound": the share of the machine's limit that ours reaches, see bench/roofline.py
+    """
+
+    name: str
+    least: float
+    against: str
+    where: Callable[[Point], bool]
+    mean: bool = False
 
 
 @dataclass(frozen=True)
 class Suite:
     points: tuple[Point, ...]
-    bar: Callable[[Point], float | None]  # the least ratio torch.nn's time / ours; None where nothing was promised
+    bars: tuple[Bar, ...]
+
+    def bars_of(self, point: Point) -> list[Bar]:
+        """Those that the point must clear by itself."""
+        return [bar for bar in self.bars if not bar.mean and bar.where(point)]
 
 
-def never_slower(point: Point) -> float | None:
-    """Never slower than torch.nn, and much faster wherever torch.nn runs one ATen op after the other."""
-    if point.dtype != "float32":
-        return None
-    if point.mode == "step" or point.packed:
-        return 3.0
-    if point.mode == "train" and point.cell != "LSTM":
-        return 2.0
-    if point.mode == "forward" and point.cell == "LSTM" and point.B >= 16:
-        return 0.85  # oneDNN's fused LSTM runs at 75-87% of the machine's peak there
-    return 1.0
+def sequence(cells=CELLS, modes=("forward", "train"), T=100, B=(1, 16, 64), H=(64, 128, 256, 512), **options) -> tuple[Point, ...]:
+    return tuple(Point(cell, mode, T, b, h, **options) for cell in cells for mode in modes for b in B for h in H)
 
 
-SEQUENCE = tuple(
-    Point(cell, mode, T=100, B=B, H=H)
-    for cell in CELLS for mode in ("forward", "train") for B in (1, 16, 64) for H in (64, 128, 256, 512)
+def steps(mode: str) -> tuple[Point, ...]:
+    return sequence(modes=(mode,), T=1, B=(1,), H=(16, 64, 128, 256, 512))
+
+
+# The first promise: never slower than torch.nn, and much faster wherever torch.nn runs one ATen op after the other.
+LARGE_LSTM = lambda p: p.cell == "LSTM" and p.mode == "forward" and p.B >= 16 and not p.packed
+NEVER_SLOWER = (
+    Bar("T = 1, packed", 3.0, "torch", lambda p: p.T1 or p.packed),
+    Bar("GRU and RNN training", 2.0, "torch", lambda p: p.mode == "train" and p.cell != "LSTM" and not p.packed),
+    Bar("LSTM forward, B >= 16", 0.85, "torch", LARGE_LSTM),  # oneDNN's fused LSTM runs at 75-87% of the machine's peak there
+    Bar("everything else", 1.0, "torch",
+        lambda p: not (p.T1 or p.packed or LARGE_LSTM(p) or p.mode == "train" and p.cell != "LSTM")),
 )  # fmt: skip
 PACKED = tuple(
     Point("LSTM", mode, T=100, B=B, H=H, packed=True) for mode in ("forward", "train") for B, H in ((16, 64), (32, 256))
 )
-STEP = tuple(Point(cell, "step", T=1, B=1, H=H) for cell in CELLS for H in (16, 64, 128, 256, 512))
 QUICK = (
-    *(Point(cell, mode, T=100, B=16, H=128) for cell in CELLS for mode in ("forward", "train")),
+    *sequence(B=(16,), H=(128,)),
     Point("LSTM", "train", T=100, B=16, H=64, packed=True),
-    *(Point(cell, "step", T=1, B=1, H=128) for cell in CELLS),
+    *sequence(modes=("step",), T=1, B=(1,), H=(128,)),
 )
 
+# The second: ahead of the best peer everywhere, and close to the machine's limit.
+STREAM = steps("step") + steps("stepper")
+LINE = sequence(modes=("forward",), B=(1,))
+SMALL = sequence(modes=("forward",), B=(4, 16))
+LARGE = (
+    *sequence(modes=("forward",), B=(64,), H=(256, 512)),
+    *sequence(modes=("forward",), T=50, B=(64,), H=(1024,)),
+    *sequence(modes=("forward",), B=(16,), H=(1024,)),
+)
+TRAIN = sequence(modes=("train",)) + sequence(modes=("train",), T=50, B=(64,), H=(1024,))
+BF16 = tuple(replace(p, dtype="bfloat16", mode=mode) for p in LINE + SMALL + LARGE for mode in ("forward", "train"))
+RAGGED = tuple(Point(cell, "train", T, 32, 256, packed=True, D=D) for cell in CELLS for T in (100, 1000) for D in (1, 2))
+LAYERS = sequence(B=(1, 16), H=(256,), L=3, D=2)
+CPU = STREAM + LINE + SMALL + LARGE + TRAIN + RAGGED + LAYERS + BF16
+
+
+def among(points: tuple[Point, ...], **options) -> Callable[[Point], bool]:
+    """Whether a point is one of these, on however many threads."""
+    chosen = {p for p in points if all(getattr(p, key) == value for key, value in options.items())}
+    return lambda p: replace(p, threads=None) in chosen
+
+
+def ahead() -> tuple[Bar, ...]:
+    wide = lambda H: lambda p: p.H >= H
+    both = lambda *tests: lambda p: all(test(p) for test in tests)
+    step, stepper = among(STREAM, mode="step"), among(STREAM, mode="stepper")
+    bars = [
+        Bar("stream: module call, H >= 128", 1.0, "best", both(step, wide(128))),
+        Bar("stream: module call, H < 128", 0.7, "best", both(step, lambda p: p.H < 128)),
+        Bar("stream: module call", 4.0, "torch", step),
+        Bar("stream: Stepper, H <= 256", 2.0, "best", both(stepper, lambda p: p.H <= 256)),
+        Bar("stream: Stepper, H = 512", 1.4, "best", both(stepper, wide(512))),
+        Bar("sequence: geomean", 1.8, "best", among(LINE), mean=True),
+        Bar("sequence: each", 1.2, "best", among(LINE)),
+        Bar("small batch: geomean", 1.5, "best", among(SMALL), mean=True),
+        Bar("small batch: each", 1.0, "best", among(SMALL)),
+        Bar("large: each", 1.0, "best", among(LARGE)),
+        Bar("large: share of the FMA peak", 0.88, "bound", both(among(LARGE), lambda p: p.cell != "RNN")),
+        *(Bar(f"train: {cell} geomean", least, "best", among(TRAIN, cell=cell), mean=True)
+          for cell, least in (("LSTM", 1.6), ("GRU", 2.5), ("RNN", 2.3))),
+        Bar("train: each", 1.05, "best", among(TRAIN)),
+        Bar("train: share of the FMA peak, B >= 16, H >= 512", 0.78, "bound", both(among(TRAIN), wide(512), lambda p: p.B >= 16)),
+        Bar("bf16: geomean", 2.0, "torch", among(BF16), mean=True),
+        Bar("bf16: each", 1.0, "torch", among(BF16)),
+        Bar("packed: the padded call", 1 / 0.65, "padded", among(RAGGED)),
+        Bar("packed: torch.nn, T = 1000", 10.0, "torch", among(RAGGED, T=1000)),
+        Bar("layers: each", 1.5, "best", among(LAYERS)),
+    ]  # fmt: skip
+    return tuple(bars)
+
+
 SUITES = {
-    "default": Suite((*SEQUENCE, *PACKED, *STEP), never_slower),
-    "step": Suite(STEP, never_slower),
-    "packed": Suite(PACKED, never_slower),
-    "quick": Suite(QUICK, never_slower),
+    "default": Suite(sequence() + PACKED + steps("step"), NEVER_SLOWER),
+    "step": Suite(steps("step"), NEVER_SLOWER),
+    "packed": Suite(PACKED, NEVER_SLOWER),
+    "quick": Suite(QUICK, NEVER_SLOWER),
+    "cpu": Suite(CPU, ahead()),
+    "cpu-1-thread": Suite(tuple(replace(p, threads=1) for p in STREAM + LINE + SMALL + LARGE + TRAIN), ahead()),
 }

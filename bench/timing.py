@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from statistics import quantiles
 
 import torch
 
-from bench.peers import OURS, torch as torch_nn
+from bench.peers import OURS, PADDED, torch as torch_nn
 from bench.problem import Problem, arrays, check, draw
-from bench.shapes import Point
+from bench.report import figure
+from bench.roofline import Limits
+from bench.shapes import Bar, Point
 
 BATCH_SECONDS = 0.03  # a turn is a batch of calls this long ...
 BATCH_CALLS = 3  # ... or this many calls, where one call takes longer
 ROUNDS = 11
 ROUNDS_AT_LEAST, POINT_SECONDS = 5, 6.0  # slow points stop early
+SLOW_SECONDS, SLOW_ROUNDS = 1.0, 3  # where some contender's call takes longer: single calls, fewer rounds
 CLOSE = 1.1  # a ratio within this factor of its bar is measured again
 FRESH = 3  # sets of tensors such a point gets in all
 
 
-def measure(point: Point, contenders: dict, threads: int, bar: float | None, note: Callable = print) -> dict:
+def measure(point: Point, contenders: dict, threads: int, bars: Sequence[Bar] = (), note: Callable = print, limits: Limits | None = None) -> dict:
     """Check and time every contender that supports `point`; the result goes into the JSON as it is.
 
-    A point close to its bar is not judged on one set of tensors: where memory happens to lie is worth some percent.
+    A point close to one of its bars is not judged on one set of tensors: where memory happens to lie is worth some percent.
     """
     rounds: list[dict[str, float]] = []
     errors: dict[str, float] = {}
+    threads = point.threads or threads
+    torch.set_num_threads(threads)
     for seed in range(FRESH):
         problem = draw(point, threads, seed)
         note("preparing" if seed == 0 else f"close to its bar, fresh tensors {seed}")
@@ -37,9 +42,11 @@ def measure(point: Point, contenders: dict, threads: int, bar: float | None, not
             verify(problem, calls, errors)
             note("timing" if seed == 0 else f"close to its bar, fresh tensors {seed}")
             rounds += interleave(calls)
-        result = {**vars(point), "bar": bar, "tensor_sets": seed + 1, "errors": errors, **summary(rounds)}
-        ratio = result["ratios"].get("torch", {}).get("median")
-        if bar is None or ratio is None or not bar / CLOSE <= ratio <= bar * CLOSE:
+        result = {**vars(point), "tensor_sets": seed + 1, "errors": errors, **summary(rounds)}
+        if limits is not None:
+            result["bound"] = limits.bound(point, threads, result["seconds"][OURS]["median"])
+        figures = [(figure(result, bar.against), bar.least) for bar in bars]
+        if not any(found is not None and least / CLOSE <= found <= least * CLOSE for found, least in figures):
             break
     return result
 
@@ -60,23 +67,28 @@ def verify(problem: Problem, calls: dict[str, Callable], errors: dict[str, float
     """Raise Mismatch for a wrong contender, keep the errors of the others."""
     truth = arrays(torch_nn.prepare(problem.double())())
     for name, call in calls.items():
-        errors[name] = max(errors.get(name, 0.0), check(name, problem.point, call(), truth))
+        if name != PADDED:
+            errors[name] = max(errors.get(name, 0.0), check(name, problem.point, call(), truth))
 
 
 def interleave(calls: dict[str, Callable]) -> list[dict[str, float]]:
     """Seconds a call, for each round and contender. All contenders meet the machine's moods together."""
-    batch = {name: max(BATCH_CALLS, round(BATCH_SECONDS / take_turn(call, 1))) for name, call in calls.items()}
+    once = {name: take_turn(call, 1, awake=False) for name, call in calls.items()}
+    slow = max(once.values()) > SLOW_SECONDS
+    batch = {name: 1 if slow else max(BATCH_CALLS, round(BATCH_SECONDS / take_turn(call, 1))) for name, call in calls.items()}
+    at_least = SLOW_ROUNDS if slow else ROUNDS_AT_LEAST
     rounds, names, start = [], list(calls), time.perf_counter()
-    while len(rounds) < ROUNDS_AT_LEAST or (len(rounds) < ROUNDS and time.perf_counter() - start < POINT_SECONDS):
+    while len(rounds) < at_least or (len(rounds) < ROUNDS and time.perf_counter() - start < POINT_SECONDS):
         first = len(rounds) % len(names)
-        rounds.append({name: take_turn(calls[name], batch[name]) for name in names[first:] + names[:first]})
+        rounds.append({name: take_turn(calls[name], batch[name], awake=not slow) for name in names[first:] + names[:first]})
     return rounds
 
 
-def take_turn(call: Callable, times: int) -> float:
-    """Seconds a call, once the previous contender is off the machine and this one's own workers are awake."""
+def take_turn(call: Callable, times: int, awake: bool = True) -> float:
+    """Seconds a call, once the previous contender is off the machine and, if `awake`, this one's own workers have been woken."""
     park()
-    call()
+    if awake:
+        call()
     start = time.perf_counter()
     for _ in range(times):
         call()

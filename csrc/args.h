@@ -63,7 +63,7 @@ struct ForwardArgs {
   Rows<T> out;      // [T, B, D * P], direction d at column d * P
   T* h_n;           // [D, B, P]
   T* c_n;           // [D, B, H], LSTM only
-  T* gates;         // [D, N, S, Hp], or null when no backward pass follows (with lengths the tensor has room for T * B tokens)
+  T* gates;         // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them (with lengths there is room for T * B tokens)
   T* cells;         // [D, N, Hp], likewise; LSTM only
 };
 
@@ -88,7 +88,7 @@ struct BackwardArgs {
   Rows<const T> out;    // [T, B, D * P]
   const T* h0;          // [D, B, P]
   const T* c0;          // [D, B, H]
-  const T* gates;       // [D, N, S, Hp]
+  const T* gates;       // [D, N, S, Hp], or null to compute them again
   const T* cells;       // [D, N, Hp]
   Rows<const T> d_out;  // [T, B, D * P]; data null means zero
   const T* d_h_n;       // [D, B, P] or null for zero

@@ -29,13 +29,19 @@ def _padded(H):
     return (H + 15) // 16 * 16
 
 
+def _gates(states, recompute):
+    """What is saved of the four gates of an LSTM or a GRU, beside states [D, N, Hp]."""
+    D, N, Hp = states.shape
+    return states.new_empty(0) if recompute else states.new_empty(D, N, 4, Hp)
+
+
 def _lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, *rest):
     return *_results(x, h0, w_ih_r), x.new_empty(c0.shape)
 
 
 def _lstm_train(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, *rest):
-    D, N, Hp = c0.shape[0], _tokens(x), _padded(c0.shape[2])
-    return *_results(x, h0, w_ih_r), x.new_empty(c0.shape), x.new_empty(D, N, 4, Hp), x.new_empty(D, N, Hp)
+    cells = x.new_empty(c0.shape[0], _tokens(x), _padded(c0.shape[2]))
+    return *_results(x, h0, w_ih_r), x.new_empty(c0.shape), _gates(cells, rest[-1]), cells
 
 
 def _gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
@@ -43,7 +49,8 @@ def _gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
 
 
 def _gru_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
-    return *_results(x, h0, w_ih_r), x.new_empty(h0.shape[0], _tokens(x), 4, _padded(h0.shape[2]))
+    states = x.new_empty(h0.shape[0], _tokens(x), _padded(h0.shape[2]))
+    return *_results(x, h0, w_ih_r), _gates(states, rest[-1])
 
 
 def _backward_fake(name, n_cotangents):

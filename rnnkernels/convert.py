@@ -25,9 +25,11 @@ def convert(module):
 def revert(module):
     """Undoes `convert`: makes every recurrent module of ours in `module` torch.nn's again. Returns `module`.
 
-    Raises TypeError, before anything is changed, for a subclass of ours, which torch.nn cannot express.
+    Raises TypeError, before anything is changed, for what torch.nn cannot express: a subclass of ours, or recompute=True.
     """
     for name, m in module.named_modules():
+        if isinstance(m, tuple(_THEIRS)) and getattr(m, "recompute", False):
+            raise TypeError(f"cannot revert {name or 'the module'}: torch.nn has no recompute=True")
         if isinstance(m, tuple(_THEIRS)) and _plain_class(m) not in _THEIRS:
             raise TypeError(f"cannot revert {name or 'the module'}: {type(m).__qualname__} is a subclass of ours")
     return _change_classes(module, _THEIRS)

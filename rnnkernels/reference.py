@@ -14,6 +14,7 @@ floating or complex dtype and device, under vmap and forward-mode AD, and can be
     batch_sizes  int64 [T] on the CPU, non-increasing: the rows still running at each step of a packed sequence
     lengths      int64 [B], any order, each in 0..T: the real steps of each row. What lies beyond is never read
     reset        reserved, must be None
+    recompute    what the kernels keep for the backward pass; without effect here
 
     out          [T, B, D*P] (zero past a row's length) or packed [N, D*P]
     h_n, c_n     [D, B, P], [D, B, H]: each row's state after its own last step
@@ -66,7 +67,7 @@ def _in_float32(fn):
 
 @_in_float32
 def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r,
-         batch_sizes, lengths, reset):
+         batch_sizes, lengths, reset, recompute=False):
     """One LSTM layer, both directions; returns (out, h_n, c_n). Shapes at the top of this file."""
     step = lambda x, h, c: lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
     step_r = lambda x, h, c: lstm_step(x, h, c, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r)
@@ -74,7 +75,8 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r
 
 
 @_in_float32
-def gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset):
+def gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset,
+        recompute=False):
     """One GRU layer, both directions; returns (out, h_n). Shapes at the top of this file."""
     step = lambda x, h: gru_step(x, h, w_ih, w_hh, b_ih, b_hh)
     step_r = lambda x, h: gru_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r)

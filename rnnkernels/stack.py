@@ -17,7 +17,7 @@ def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0,
     x        [T, B, I], or [B, T, I] when batch_first (ignored for packed data), or packed [N, I] with batch_sizes
     states   (h0,) or (h0, c0), each [L*D, B, *]
     weights  flat, in the order of torch.nn's _flat_weights
-    extra    what `layer` takes last: `relu` for an RNN
+    extra    what `layer` takes last: `recompute`, or `relu` for an RNN
 
     Between layers dropout acts on the [T, B, D*P] (or packed) output of a whole layer, by torch.dropout: from the same
     seed the masks are torch.nn's.

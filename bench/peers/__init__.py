@@ -13,9 +13,9 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-OURS = "rnnkernels"
-PEERS = ("torch", "onnxruntime", "openvino", "jax")
-NEEDS = {"onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx")}
+OURS, PADDED = "rnnkernels", "padded"
+PEERS = ("torch", "onnxruntime", "openvino", "jax", PADDED)
+NEEDS = {"onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx"), PADDED: ()}
 
 
 def installed(name: str) -> bool:

@@ -1,30 +1,46 @@
 """JAX: the layer as somebody would rewrite it there, `lax.scan` over the steps, and its gradient, under jit."""
 
+import functools
 import os
 
 import jax
 import jax.numpy as jnp
+import torch
 from jax.nn import sigmoid
 
 
 def supports(point):
-    return not point.packed and point.dtype == "float32"
+    return not point.packed and point.dtype == "float32" and point.threads in (None, int(os.environ["NPROC"]))
 
 
 def prepare(problem):
-    limit_threads(problem.threads)
+    point = problem.point
     weights = [jnp.asarray(w.numpy()) for w in problem.weights]
     x, cotangent = jnp.asarray(problem.x.numpy()), jnp.asarray(problem.cotangent.numpy())
-    states = 2 if problem.point.cell == "LSTM" else 1
-    hx = [jnp.asarray(t.numpy()) for t in problem.hx] if problem.hx else [jnp.zeros_like(x[:1])] * states
-    layer = LAYERS[problem.point.cell]
+    states = 2 if point.cell == "LSTM" else 1
+    hx = [jnp.asarray(t.numpy()) for t in problem.hx] if problem.hx else [jnp.zeros((point.L * point.D, point.B, point.H))] * states
+    layers = functools.partial(stack, LAYERS[point.cell], point.L, point.D)
 
-    if problem.point.mode == "train":
-        loss = lambda x, *weights: (layer(x, hx, *weights)[0] * cotangent).sum()
-        gradients = jax.jit(jax.grad(loss, argnums=tuple(range(5))))
+    if point.mode == "train":
+        loss = lambda x, *weights: (layers(x, hx, *weights)[0] * cotangent).sum()
+        gradients = jax.jit(jax.grad(loss, argnums=tuple(range(1 + len(weights)))))
         return lambda: jax.block_until_ready(gradients(x, *weights))
-    forward = jax.jit(layer)
+    forward = jax.jit(layers)
     return lambda: jax.block_until_ready(forward(x, hx, *weights))
+
+
+def stack(layer, L, D, x, hx, *weights):
+    """(y, h_n[, c_n]) of L layers of D directions."""
+    last = []
+    for l in range(L):
+        outputs = []
+        for d in range(D):
+            k = l * D + d
+            y, *state = layer(x[::-1] if d else x, [s[k : k + 1] for s in hx], *weights[4 * k : 4 * k + 4])
+            outputs.append(y[::-1] if d else y)
+            last.append(state)
+        x = jnp.concatenate(outputs, -1)
+    return x, *(jnp.concatenate(states) for states in zip(*last))
 
 
 def limit_threads(threads):
@@ -32,6 +48,9 @@ def limit_threads(threads):
     os.environ["NPROC"] = str(threads)
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+
+
+limit_threads(torch.get_num_threads())  # of the run, which has set them
 
 
 def scan(step, hx, x_gates):

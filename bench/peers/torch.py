@@ -8,19 +8,24 @@ def supports(point):
     return True
 
 
-def prepare(problem, library=torch.nn):
+def build(problem, library=torch.nn, **options):
     point = problem.point
-    module = getattr(library, point.cell)(point.H, point.H, dtype=problem.x.dtype)
+    module = getattr(library, point.cell)(point.H, point.H, point.L, bidirectional=point.D == 2, dtype=problem.x.dtype, **options)
     module.load_state_dict(dict(zip(module.state_dict(), problem.weights)))
-    hx = problem.hx if problem.hx is None or point.cell == "LSTM" else problem.hx[0]
+    return module.train(point.mode == "train")
 
+
+def prepare(problem, library=torch.nn, packed=None, **options):
+    """`packed` overrides the point's."""
+    point, module = problem.point, build(problem, library, **options)
+    packed = point.packed if packed is None else packed
+    hx = problem.hx if problem.hx is None or point.cell == "LSTM" else problem.hx[0]
     x = problem.x.clone().requires_grad_(point.mode == "train")
-    inputs = pack_padded_sequence(x, problem.lengths, enforce_sorted=False) if point.packed else x
+    inputs = pack_padded_sequence(x, problem.lengths, enforce_sorted=False) if packed else x
     if point.mode != "train":
-        module.eval()
         return lambda: module(inputs, hx)
 
-    if point.packed:  # time the layer, not the packing
+    if packed:  # time the layer, not the packing
         leaf = inputs.data.detach().requires_grad_()
         inputs = inputs._replace(data=leaf)
         cotangent = pack_padded_sequence(problem.cotangent, problem.lengths, enforce_sorted=False).data
@@ -30,6 +35,6 @@ def prepare(problem, library=torch.nn):
 
     def forward_backward():
         y, _ = module(inputs)
-        return torch.autograd.grad(y.data if point.packed else y, wanted, cotangent)
+        return torch.autograd.grad(y.data if packed else y, wanted, cotangent)
 
     return forward_backward

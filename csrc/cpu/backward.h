@@ -32,13 +32,14 @@ class Backward {
   const Shape s_;
   const Partition partition_;
   const int64_t Hp_, group_rows_;
-  const bool projected_;
+  const bool projected_, recomputes_;
   Barriers barriers_;
   Panels<T> w_hh_[2];    // [slots' gates, P]: D(h) from D(pre-activations)
   Panels<T> w_hr_[2];    // [P, H]: D(o * tanh(c)) from D(h)
   T* d_h_[2];            // [B, padded P] D(h) that came back through W_hh, before a row's last step: d_h_n
   T* d_carry_[2];        // [B, Hp] LSTM: D(c); GRU: D(h) that came past W_hh
   int64_t d_h_stride_;
+  Recompute<T, CellOf> recompute_;  // of the gates, where they were not saved
   TokenGradients<T> tokens_;
   Gradients<T, C> gradients_;
   PerThread<Scratch> scratch_;
@@ -51,7 +52,8 @@ class Backward {
         partition_(partition),
         Hp_(padded_units(s_.H)),
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
-        projected_(args.weights[0].w_hr) {
+        projected_(args.weights[0].w_hr),
+        recomputes_(C::saved && !args.gates) {
     Arena arena(workspace);
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
@@ -61,6 +63,7 @@ class Backward {
       d_carry_[d] = arena.take<T>(s_.B * Hp_);
       if (projected_) w_hr_[d] = Panels<T>(arena, s_.P, s_.H);
     }
+    if (recomputes_) recompute_ = Recompute<T, CellOf>(arena, args, partition.threads);
     tokens_ = TokenGradients<T>(arena, s_, C::slots, projected_);
     gradients_ = Gradients<T, C>(args, tokens_, partition.threads, arena);
     scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
@@ -72,6 +75,7 @@ class Backward {
 
   void operator()(int thread) const {
     pack(thread);
+    if (recomputes_) recompute_.pack(thread);
     gradients_.pack(thread);
     barriers_.all->wait(partition_.threads);
     const int team = thread / partition_.members, member = thread % partition_.members;
@@ -83,6 +87,10 @@ class Backward {
     for (int d = 0; d < s_.D; ++d) chunks[d].d = d, chunks[d].begin = s_.T;
     while (chunks[0].begin > 0 || chunks[1].begin > 0) {
       for (int d = 0; d < s_.D; ++d) before[d] = chunks[d], chunks[d] = chunks[d].next(a_.schedule, s_);
+      if (recomputes_) {
+        recompute_(thread, chunks);
+        barriers_.all->wait(partition_.threads);
+      }
       for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
         task.select(i);
         task.chunk = chunks[task.d];
@@ -207,7 +215,7 @@ class Backward {
 #pragma GCC unroll 4
       for (int j = 0; j < count; ++j) {
         const int64_t b = task.row(i + j), token = task.token(t, i + j), saved = task.d * k.s_.N + token;
-        gates[j] = a.gates + saved * C::saved * k.Hp_;
+        gates[j] = k.recomputes_ ? k.recompute_.gates(task.chunk, token) : a.gates + saved * C::saved * k.Hp_;
         cell[j] = C::has_cell_state ? a.cells + saved * k.Hp_ : nullptr;
         before[j] = C::has_cell_state ? cell_before(a, task.d, t, b, k.Hp_) : C::blends_state ? state_before(a, task.d, t, b) : nullptr;
         out[j] = a.out.at(a.schedule, t, b) + task.d * k.s_.P;

@@ -27,6 +27,9 @@ struct Chunk {
   }
 };
 
+// The most tokens a chunk can have: one step is never cut.
+inline int64_t tokens_of_chunk(const Shape& s) { return std::min(s.N, std::max(chunk_tokens, s.B)); }
+
 // Two chunks of each direction: while a thread already writes one, another may still read the other.
 template <class T>
 class TokenGradients {
@@ -39,7 +42,7 @@ class TokenGradients {
  public:
   TokenGradients() = default;
   TokenGradients(Arena& arena, const Shape& s, int slots, bool projected)
-      : capacity_(std::min(s.N, std::max(chunk_tokens, s.B))),
+      : capacity_(tokens_of_chunk(s)),
         slots_stride_(slots * padded_units(s.H) + line),
         state_stride_(padded_units(s.P) + line),
         hidden_stride_(padded_units(s.H) + line) {

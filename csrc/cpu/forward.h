@@ -194,19 +194,11 @@ class Forward {
     const Scratch& s = task.s;
     T* const* state_rows = (projected_ ? s.hidden_rows : s.out_rows) + i;
     const T* h_product = s.h_product + i * width;
-    for (int block = 0; block < units; block += V::lanes) {
-      const int64_t u = p * units + block, left = s_.H - u;
-      if (left <= 0) return;
-      W x[C::gates], h[C::gates], b[C::biases];
-      for (int g = 0; g < C::gates; ++g) {
-        const int64_t column = g * units + block;
-        x[g] = W::of([&](int j) { return V::load(x_product + j * width + column); });
-        h[g] = W::of([&](int j) { return V::load(h_product + j * width + column); });
-      }
-      for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int) { return gates_[task.d].bias(k, u); });
-      const auto next = CellOf<W>::forward(x, h, b, W::of([&](int j) { return previous(s, i + j, u); }));
+    for (int64_t u = p * units; u < std::min((p + 1) * units, s_.H); u += V::lanes) {
+      const W carry = W::of([&](int j) { return previous(s, i + j, u); });
+      const auto next = gates_[task.d].template run_cell<count>(x_product, h_product, u, carry);
       W::for_each([&](int j) {
-        store_upto(next.h.part[j], state_rows[j] + u, left);
+        store_upto(next.h.part[j], state_rows[j] + u, s_.H - u);
         if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[i + j] + u);
         if (!a_.gates) return;
         for (int k = 0; k < C::saved; ++k) next.saved[k].part[j].store(s.gate_rows[i + j] + k * Hp_ + u);

@@ -42,8 +42,19 @@ class GateWeights {
   void multiply_w_ih(const T* const* x, int64_t M, int64_t p, T* to) const { multiply(x, M, I_, w_.w_ih, w_ih_, p, to); }
   void multiply_w_hh(const T* const* h, int64_t M, int64_t p, T* to) const { multiply(h, M, P_, w_.w_hh, w_hh_, p, to); }
 
-  // The k-th of the cell's biases, of units u .. u + lanes.
-  RNNK_FN V bias(int k, int64_t u) const { return V::load(bias_ + k * padded_units() + u); }
+  // The cell's equations for units u .. u + lanes of `count` rows, from the rows of the products of u's panel.
+  template <int count>
+  RNNK_FN auto run_cell(const T* x_product, const T* h_product, int64_t u, const Several<V, count>& carry) const {
+    using W = Several<V, count>;
+    W x[C::gates], h[C::gates], b[C::biases];
+    for (int g = 0; g < C::gates; ++g) {
+      const int64_t column = g * units + u % units;
+      x[g] = W::of([&](int j) { return V::load(x_product + j * width + column); });
+      h[g] = W::of([&](int j) { return V::load(h_product + j * width + column); });
+    }
+    for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int) { return V::load(bias_ + k * padded_units() + u); });
+    return CellOf<W>::forward(x, h, b, carry);
+  }
 
  private:
   int64_t padded_units() const { return (H_ + units - 1) / units * units; }

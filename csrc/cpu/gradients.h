@@ -9,51 +9,12 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-// The step before t, in the direction's time, at which sorted row b ran; -1 where t is its first.
-template <class T>
-int64_t step_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b) {
-  if (d == 0) return t - 1;
-  return t + 1 < a.shape.T && b < a.schedule.active[t + 1] ? t + 1 : -1;
-}
-
-// The state that entered step t of sorted row b.
-template <class T>
-const T* state_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b) {
-  const int64_t before = step_before(a, d, t, b);
-  if (before >= 0) return a.out.at(a.schedule, before, b) + d * a.shape.P;
-  return a.h0 + (d * a.shape.B + a.schedule.order[b]) * a.shape.P;
-}
-
-// The cell state that entered step t of sorted row b: c0, or what was saved.
-template <class T>
-const T* cell_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b, int64_t Hp) {
-  const int64_t before = step_before(a, d, t, b);
-  if (before >= 0) return a.cells + (d * a.shape.N + a.schedule.first[before] + b) * Hp;
-  return a.c0 + (d * a.shape.B + a.schedule.order[b]) * a.shape.H;
-}
-
 // Where the gates of D(pre-activations) lie in a token's slots.
 RNNK_FN Stretches gate_stretches(const int* slots, int gates, int64_t H, int64_t Hp) {
   Stretches k{gates, H, {}};
   for (int g = 0; g < gates; ++g) k.start[g] = slots[g] * Hp;
   return k;
 }
-
-// Walks over tokens in order: step t, sorted row b.
-struct TokenCursor {
-  const Schedule& schedule;
-  int64_t t = 0, b = 0;
-
-  TokenCursor(const Schedule& schedule, int64_t T, int64_t token) : schedule(schedule) {
-    t = std::upper_bound(schedule.first, schedule.first + T, token) - schedule.first - 1;
-    b = token - schedule.first[t];
-  }
-  void next() {
-    if (++b < schedule.active[t]) return;
-    ++t;
-    b = 0;
-  }
-};
 
 template <class T, class C>
 class Gradients {
@@ -80,10 +41,7 @@ class Gradients {
   Gradients(const BackwardArgs<T>& args, const TokenGradients<T>& tokens, int threads, Arena& arena)
       : a_(&args), tokens_(tokens), threads_(threads), Hp_(padded_units(args.shape.H)) {
     const Shape& s = args.shape;
-    for (int d = 0; d < s.D && args.d_x.data; ++d) {
-      w_ih_[d] = Panels<T>(C::gates * s.H, s.I);
-      w_ih_[d].data = arena.take<T>(w_ih_[d].size());
-    }
+    for (int d = 0; d < s.D && args.d_x.data; ++d) w_ih_[d] = Panels<T>(arena, C::gates * s.H, s.I);
     scratch_ = PerThread<Scratch>(arena, threads, [this](Arena& own) { return scratch(own); });
   }
 

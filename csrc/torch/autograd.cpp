@@ -19,15 +19,17 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, int64_t cell, const Tensor& x, const Tensor& h0, Optional c0, const Tensor& w_ih,
                                const Tensor& w_hh, Optional b_ih, Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r,
-                               Optional b_ih_r, Optional b_hh_r, Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset) {
+                               Optional b_ih_r, Optional b_hh_r, Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset,
+                               bool recompute) {
     Layer layer = LstmOp::layer(x, h0, or_undefined(c0), w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, batch_sizes,
-                                lengths, reset);
+                                lengths, reset, recompute);
     layer.cell = Cell(cell);
     at::AutoDispatchBelowADInplaceOrView below;
     const LayerOutputs o = call_train_op(layer);
 
     ctx->set_materialize_grads(false);
     ctx->saved_data["cell"] = cell;
+    ctx->saved_data["recompute"] = recompute;
     variable_list saved(layer.arguments.begin(), layer.arguments.end());
     for (const Tensor& t : {layer.batch_sizes, layer.lengths, layer.reset, o.out, o.gates, o.cells}) saved.push_back(t);
     ctx->save_for_backward(std::move(saved));
@@ -38,7 +40,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& cotangents) {
     const variable_list saved = ctx->get_saved_variables();
-    Layer layer{Cell(ctx->saved_data["cell"].toInt()), {}, saved[argument_count], saved[argument_count + 1], saved[argument_count + 2]};
+    Layer layer{Cell(ctx->saved_data["cell"].toInt()), {}, saved[argument_count], saved[argument_count + 1], saved[argument_count + 2],
+                ctx->saved_data["recompute"].toBool()};
     std::copy_n(saved.begin(), argument_count, layer.arguments.begin());
     const Tensor &out = saved[argument_count + 3], &gates = saved[argument_count + 4], &cells = saved[argument_count + 5];
     const Tensor d_c_n = cotangents.size() > 2 ? cotangents[2] : Tensor();
@@ -49,7 +52,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       at::AutoDispatchBelowADInplaceOrView below;  // spares the Python autograd of the *_bwd ops
       return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
     }();
-    variable_list gradients(1 + argument_count + 3);  // after `cell`, before batch_sizes, lengths and reset
+    variable_list gradients(1 + argument_count + 4);  // after `cell`, before batch_sizes, lengths, reset and recompute
     std::copy(d.begin(), d.end(), gradients.begin() + 1);
     return gradients;
   }
@@ -88,7 +91,7 @@ LayerOutputs differentiable_layer(const Layer& l) {
   const variable_list o = LayerFunction::apply(
       int64_t(l.cell), l[X], l[H0], or_none(l[C0]), l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]),
       or_none(l[W_IH_R]), or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l.batch_sizes),
-      or_none(l.lengths), or_none(l.reset));
+      or_none(l.lengths), or_none(l.reset), l.recompute);
   return {o[0], o[1], o.size() > 2 ? o[2] : Tensor(), {}, {}};
 }
 

@@ -37,6 +37,11 @@ const T* input_or_null(const Tensor& t) {
   return t.defined() ? t.const_data_ptr<T>() : nullptr;
 }
 
+std::vector<int64_t> gate_sizes(const Layer& layer, const Checked& c) {
+  if (layer.recompute) return {0};
+  return {c.shape.D, c.schedule.capacity, saved_count(layer.cell), padded_units(c.shape.H)};
+}
+
 template <class T>
 LayerOutputs forward(const Layer& layer, const Checked& c, bool save) {
   const Shape& s = c.shape;
@@ -46,7 +51,7 @@ LayerOutputs forward(const Layer& layer, const Checked& c, bool save) {
   to.out = empty_tokens(c, s.D * s.P);
   to.h_n = allocate({s.D, s.B, s.P}, options);
   if (lstm) to.c_n = allocate({s.D, s.B, s.H}, options);
-  if (save && saved_count(layer.cell)) to.gates = allocate({s.D, c.schedule.capacity, saved_count(layer.cell), padded_units(s.H)}, options);
+  if (save && saved_count(layer.cell)) to.gates = allocate(gate_sizes(layer, c), options);
   if (save && lstm) to.cells = allocate({s.D, c.schedule.capacity, padded_units(s.H)}, options);
 
   ForwardArgs<T> args{};
@@ -60,7 +65,7 @@ LayerOutputs forward(const Layer& layer, const Checked& c, bool save) {
   args.out = output_rows<T>(to.out);
   args.h_n = to.h_n.mutable_data_ptr<T>();
   args.c_n = pointer_or_null<T>(to.c_n);
-  args.gates = pointer_or_null<T>(to.gates);
+  if (!layer.recompute) args.gates = pointer_or_null<T>(to.gates);
   args.cells = pointer_or_null<T>(to.cells);
   run(cpu::kernels().of<T>().forward, args);
   return to;
@@ -70,7 +75,7 @@ void check_saved(const Layer& layer, const Checked& c, const Tensor& out, const 
   const Shape& s = c.shape;
   TORCH_CHECK(out.sizes() == at::IntArrayRef(c.token_sizes(s.D * s.P)), "rnnkernels: out does not belong to this layer's forward pass");
   if (saved_count(layer.cell))
-    TORCH_CHECK(gates.sizes() == (at::IntArrayRef{s.D, c.schedule.capacity, saved_count(layer.cell), padded_units(s.H)}) && gates.is_contiguous(),
+    TORCH_CHECK(gates.sizes() == at::IntArrayRef(gate_sizes(layer, c)) && gates.is_contiguous(),
                 "rnnkernels: gates do not belong to this layer's forward pass");
   if (layer.cell == Cell::lstm)
     TORCH_CHECK(cells.sizes() == (at::IntArrayRef{s.D, c.schedule.capacity, padded_units(s.H)}) && cells.is_contiguous(),
@@ -107,7 +112,7 @@ void backward(const Layer& layer, const Checked& c, const Tensor& d_out, const T
   args.out = input_rows<T>(out);
   args.h0 = c.input<T>(H0);
   args.c0 = c.input<T>(C0);
-  args.gates = input_or_null<T>(gates);
+  if (!layer.recompute) args.gates = input_or_null<T>(gates);
   args.cells = input_or_null<T>(cells);
   if (d_out.defined()) args.d_out = input_rows<T>(d_out);
   args.d_h_n = input_or_null<T>(d_h_n);

@@ -25,6 +25,7 @@ struct Layer {
   Cell cell;
   std::array<Tensor, argument_count> arguments;
   Tensor batch_sizes, lengths, reset;
+  bool recompute = false;  // keep no gates for the backward pass, which computes them again
 
   const Tensor& operator[](int argument) const { return arguments[argument]; }
   int directions() const { return arguments[W_IH_R].defined() ? 2 : 1; }
@@ -35,7 +36,7 @@ struct LayerOutputs {
   Tensor out, h_n, c_n, gates, cells;
 };
 
-// Runs the layer; `save` keeps what layer_backward needs. Throws c10::Error on anything that does not fit together.
+// Runs the layer; `save` keeps what layer_backward needs, without the gates (an empty tensor) where the layer recomputes. Throws c10::Error on anything that does not fit together.
 LayerOutputs layer_forward(const Layer& layer, bool save);
 
 // The gradients whose bit of `needs` is set, in Argument order; an undefined cotangent means zero.

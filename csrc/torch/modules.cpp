@@ -1,5 +1,7 @@
 #include "torch/modules.h"
 
+#include <ATen/core/grad_mode.h>
+
 namespace rnnk {
 
 namespace {
@@ -35,12 +37,19 @@ ModuleOptions ModuleReader::options() const {
   static const py::handle mode = interned("mode"), input_size = interned("input_size"), hidden_size = interned("hidden_size"),
                           proj_size = interned("proj_size"), num_layers = interned("num_layers"), bias = interned("bias"),
                           batch_first = interned("batch_first"), bidirectional = interned("bidirectional"), dropout = interned("dropout"),
-                          training = interned("training");
+                          training = interned("training"), recompute = interned("recompute");
   const auto integer = [this](py::handle name) { return py::cast<int64_t>(attribute(name)); };
   const auto flag = [this](py::handle name) { return py::cast<bool>(attribute(name)); };
-  return {cell_of(attribute(mode)), integer(input_size), integer(hidden_size),  integer(proj_size),
-          integer(num_layers),      flag(bias),          flag(batch_first),     flag(bidirectional),
-          flag(training) ? py::cast<double>(attribute(dropout)) : 0.0};
+  return {cell_of(attribute(mode)),
+          integer(input_size),
+          integer(hidden_size),
+          integer(proj_size),
+          integer(num_layers),
+          flag(bias),
+          flag(batch_first),
+          flag(bidirectional),
+          flag(training) ? py::cast<double>(attribute(dropout)) : 0.0,
+          at::GradMode::is_enabled() && py::cast<bool>(py::getattr(module_, recompute, py::bool_(false)))};
 }
 
 py::object ModuleReader::parameters() const {
@@ -57,7 +66,7 @@ py::object ModuleReader::parameter(const py::object& parameters, py::handle name
 
 Layer layer_at(int64_t l, const Tensor& x, const Tensors& states, const Tensors& weights, const ModuleOptions& o) {
   const int64_t D = o.directions();
-  Layer layer{o.cell, {}, {}, {}, {}};
+  Layer layer{o.cell, {}, {}, {}, {}, o.recompute};
   layer.arguments[X] = x;
   for (size_t k = 0; k < states.size(); ++k) layer.arguments[H0 + k] = o.num_layers == 1 ? states[k] : states[k].narrow(0, l * D, D);
   const int64_t per_direction = int64_t(weights.size()) / (o.num_layers * D);

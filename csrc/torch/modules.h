@@ -15,6 +15,7 @@ struct ModuleOptions {
   int64_t input_size, hidden_size, proj_size, num_layers;
   bool bias, batch_first, bidirectional;
   double dropout;  // 0 unless training
+  bool recompute;  // false unless gradients are wanted
 
   int64_t directions() const { return bidirectional ? 2 : 1; }
   int64_t weight_count() const { return num_layers * directions() * (2 + (bias ? 2 : 0) + (proj_size ? 1 : 0)); }

@@ -133,11 +133,11 @@ TORCH_LIBRARY(rnnkernels, m) {
   const std::string lstm =
       "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
       "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? w_hr_r, "
-      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset";
-  const std::string gru =
+      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool recompute";
+  const std::string one_state =
       "Tensor x, Tensor h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
       "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? batch_sizes, Tensor? lengths, Tensor? reset";
-  const std::string rnn = gru + ", bool relu";
+  const std::string gru = one_state + ", bool recompute", rnn = one_state + ", bool relu";
   const std::string lstm_gradients =
       "(Tensor d_x, Tensor d_h0, Tensor d_c0, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, "
       "Tensor d_w_ih_r, Tensor d_w_hh_r, Tensor d_b_ih_r, Tensor d_b_hh_r, Tensor d_w_hr_r)";

@@ -16,20 +16,20 @@ struct LstmOp {
   using TrainOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
                             Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r,
-                            Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset);
+                            Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset, bool recompute);
 
   static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
                      Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional w_hr_r,
-                     Optional batch_sizes, Optional lengths, Optional reset) {
+                     Optional batch_sizes, Optional lengths, Optional reset, bool recompute) {
     return {Cell::lstm,
             {x, h0, c0, w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh), or_undefined(w_hr), or_undefined(w_ih_r), or_undefined(w_hh_r),
              or_undefined(b_ih_r), or_undefined(b_hh_r), or_undefined(w_hr_r)},
-            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset)};
+            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset), recompute};
   }
   static auto arguments(const Layer& l) {
     return std::make_tuple(l[X], l[H0], l[C0], l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]), or_none(l[W_IH_R]),
                            or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l.batch_sizes),
-                           or_none(l.lengths), or_none(l.reset));
+                           or_none(l.lengths), or_none(l.reset), l.recompute);
   }
 };
 
@@ -38,20 +38,21 @@ struct GruOp {
   using TrainOutputs = std::tuple<Tensor, Tensor, Tensor>;
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
                             Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
-                            Optional reset);
+                            Optional reset, bool recompute);
 
   static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
                      Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
-                     Optional reset) {
+                     Optional reset, bool recompute) {
     return {Cell::gru,
             {x, h0, {}, w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh), {}, or_undefined(w_ih_r), or_undefined(w_hh_r),
              or_undefined(b_ih_r), or_undefined(b_hh_r), {}},
-            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset)};
+            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset), recompute};
   }
-  static auto arguments(const Layer& l) {
+  static auto tensors(const Layer& l) {
     return std::make_tuple(l[X], l[H0], l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_IH_R]), or_none(l[W_HH_R]),
                            or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset));
   }
+  static auto arguments(const Layer& l) { return std::tuple_cat(tensors(l), std::make_tuple(l.recompute)); }
 };
 
 struct RnnOp {
@@ -64,11 +65,11 @@ struct RnnOp {
   static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
                      Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
                      Optional reset, bool relu) {
-    Layer l = GruOp::layer(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset);
+    Layer l = GruOp::layer(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset, false);
     l.cell = relu ? Cell::rnn_relu : Cell::rnn_tanh;
     return l;
   }
-  static auto arguments(const Layer& l) { return std::tuple_cat(GruOp::arguments(l), std::make_tuple(l.cell == Cell::rnn_relu)); }
+  static auto arguments(const Layer& l) { return std::tuple_cat(GruOp::tensors(l), std::make_tuple(l.cell == Cell::rnn_relu)); }
 };
 
 // The ops through the dispatcher. Only the outputs that the cell has are defined.

@@ -7,8 +7,8 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 from dataclasses import dataclass
 
 LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
-FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS = (
-    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights"))
+FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS = (
+    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens"))
 SCHEDULE, CHECKED, LAYER, AUTOGRAD, MODULES, STEPPER = (
     f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "layer", "autograd", "modules", "stepper"))
 
@@ -93,8 +93,8 @@ MUTANTS = [
     Mutant("gradients: a bias keeps the last chunk's sum", GRADIENTS, "is_first(c) ? sum : load_upto", "true ? sum : load_upto"),
     Mutant("gradients: d_x of the second direction only", GRADIENTS, "store_upto(second ? product", "store_upto(false ? product"),
     Mutant("gradients: d_x added one step too late", GRADIENTS, "at.t >= chunks[0].begin)", "at.t > chunks[0].begin)"),
-    Mutant("gradients: h0 in sorted order", GRADIENTS, "return a.h0 + (d * a.shape.B + a.schedule.order[b])", "return a.h0 + (d * a.shape.B + b)"),
-    Mutant("gradients: reverse W_hh reads padding", GRADIENTS, "t + 1 < a.shape.T && b < a.schedule.active[t + 1] ? t + 1", "t + 1 < a.shape.T ? t + 1"),
+    Mutant("tokens: h0 in sorted order", TOKENS, "return a.h0 + (d * a.shape.B + a.schedule.order[b])", "return a.h0 + (d * a.shape.B + b)"),
+    Mutant("tokens: reverse W_hh reads padding", TOKENS, "t + 1 < a.shape.T && b < a.schedule.active[t + 1] ? t + 1", "t + 1 < a.shape.T ? t + 1"),
     Mutant("gradients: W_hh's with the state after the step", GRADIENTS, "return state_before(*a_, c.d, at.t, at.b);",
            "return a_->out.at(a_->schedule, at.t, at.b) + c.d * a_->shape.P;"),
     Mutant("gradients: bias sum misses a token of each chunk", GRADIENTS, "for (int64_t token = begin; token < end", "for (int64_t token = begin + 1; token < end"),
@@ -104,6 +104,11 @@ MUTANTS = [
     Mutant("layer: weights kept by address", CHECKED, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
     Mutant("layer: d_c_n ignored", LAYER, "args.d_c_n = input_or_null<T>(d_c_n);", "args.d_c_n = nullptr;"),
     Mutant("autograd: a wanted gradient skipped", AUTOGRAD, "ctx->needs_input_grad(edge++)) needs |=", "ctx->needs_input_grad(edge++) && k != H0) needs |="),
+    Mutant("recompute: h of the chunk's first tokens for all", RECOMPUTE, "s.h_rows + first, n, p, s.h_product", "s.h_rows, n, p, s.h_product"),
+    Mutant("recompute: gates of two rows exchanged", RECOMPUTE, "store(s.gate_rows[first + i + j] + k * Hp + u)",
+           "store(s.gate_rows[first + i + count - 1 - j] + k * Hp + u)"),
+    Mutant("recompute: no barrier before the loop", BACKWARD, "recompute_(thread, chunks);\n        barriers_.all->wait(partition_.threads);",
+           "recompute_(thread, chunks);"),
     Mutant("stepper: the output of the step before", STEPPER, "for (const auto& layer : layers_) layer->step(threads);\n    copy_rows(top",
            "copy_rows(top"),
     Mutant("stepper: the second row of x for the first", STEPPER, "from[i * from_stride + j]", "from[j]"),
