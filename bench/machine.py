@@ -11,7 +11,7 @@ from pathlib import Path
 import rnnkernels
 import torch
 
-from bench.peers import PADDED
+from bench.peers import OURSELVES
 
 
 def describe(threads: int, peers: tuple[str, ...]) -> dict:
@@ -23,7 +23,7 @@ def describe(threads: int, peers: tuple[str, ...]) -> dict:
         "load": round(os.getloadavg()[0], 1),  # of the minute before the run
         "isa": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in peers if name != PADDED} | {"torch": torch.__version__},
+        "versions": {name: version(name) for name in peers if name not in OURSELVES} | {"torch": torch.__version__},
         "rnnkernels": rnnkernels.info(),
         "commit": commit(),
     }

@@ -21,8 +21,8 @@ from bench import machine
 from bench.report import bar_of, kind, point_of
 from bench.shapes import CELLS, MODES
 
-COLOUR = {"torch": "#d1495b", "onnxruntime": "#2e86ab", "openvino": "#6a4c93", "jax": "#3c9d5d", "padded": "#888888"}
-MARK = {"torch": "o", "onnxruntime": "s", "openvino": "D", "jax": "^", "padded": "v"}
+COLOUR = {"torch": "#d1495b", "onnxruntime": "#2e86ab", "openvino": "#6a4c93", "jax": "#3c9d5d", "padded": "#888888", "plain": "#bbbbbb"}
+MARK = {"torch": "o", "onnxruntime": "s", "openvino": "D", "jax": "^", "padded": "v", "plain": "x"}
 
 
 def draw(run: dict, path: Path):

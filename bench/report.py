@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 
 from bench import machine
-from bench.peers import OURS, PADDED
+from bench.peers import OURS, OURSELVES
 from bench.shapes import SUITES, Bar, Point
 
 TIE = 0.97  # within 3% of its bar a point ties with it
@@ -83,7 +83,7 @@ def kind(result: dict) -> str:
 
 def best(result: dict) -> float | None:
     """The best peer's time / ours."""
-    return min((ratio["median"] for name, ratio in result["ratios"].items() if name != PADDED), default=None)
+    return min((ratio["median"] for name, ratio in result["ratios"].items() if name not in OURSELVES), default=None)
 
 
 def duration(seconds: float) -> str:
@@ -108,7 +108,12 @@ def title(result: dict) -> str:
 def line(result: dict) -> str:
     """One point in one line, for the log of a run."""
     ratios = "   ".join(f"{name} {times(ratio)}" for name, ratio in result["ratios"].items())
-    return f"{title(result)} {duration(result['seconds'][OURS]['median']):>8} {share(result):>12}   {ratios}"
+    return f"{title(result)} {amount(result, OURS):>8} {share(result):>12}   {ratios}"
+
+
+def amount(result: dict, name: str) -> str:
+    """A contender's median time or memory."""
+    return duration(result["seconds"][name]["median"]) if "seconds" in result else f"{result['bytes'][name]['median'] / 1e6:.3g} MB"
 
 
 def share(result: dict) -> str:
@@ -122,7 +127,7 @@ def table(run: dict) -> Table:
     peers = [name for name in run["machine"]["peers"] if any(name in r["ratios"] for r in run["points"])]
     out = Table(
         title=machine.line(run["machine"]),
-        caption="time a call: median and half the distance between its quartiles; ratio = peer / ours",
+        caption="time a call, or memory: median and half the distance between its quartiles; ratio = peer / ours",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -134,15 +139,15 @@ def table(run: dict) -> Table:
         out.add_row(f"[bold]{what}[/]")
         for result in results:
             cells = [ratio_cell(result, name) for name in peers]
-            out.add_row(shape(result), time_cell(result, OURS), share(result), *cells, bar_cell(run, result))
+            out.add_row(shape(result), amount_cell(result, OURS), share(result), *cells, bar_cell(run, result))
         out.add_section()
     return out
 
 
-def time_cell(result: dict, name: str) -> str:
-    seconds = result["seconds"][name]
-    off = f"±{(seconds['q3'] - seconds['q1']) / 2 / seconds['median']:.0%}"
-    return f"{duration(seconds['median'])} [dim]{off:<3}[/]"
+def amount_cell(result: dict, name: str) -> str:
+    spread = result.get("seconds", result.get("bytes"))[name]
+    off = f"±{(spread['q3'] - spread['q1']) / 2 / spread['median']:.0%}"
+    return f"{amount(result, name)} [dim]{off:<3}[/]"
 
 
 def ratio_cell(result: dict, name: str) -> str:
@@ -150,7 +155,7 @@ def ratio_cell(result: dict, name: str) -> str:
         return ""
     ratio = result["ratios"][name]
     colour = "red" if ratio["median"] < TIE else "green"
-    return f"{time_cell(result, name)} [{colour}]{times(ratio):>5}[/]"
+    return f"{amount_cell(result, name)} [{colour}]{times(ratio):>5}[/]"
 
 
 def bar_cell(run: dict, result: dict) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 CELLS = ("LSTM", "GRU", "RNN")
-MODES = ("forward", "train", "step", "stepper")
+MODES = ("forward", "train", "step", "stepper", "memory")
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Point:
     train    the same with every gradient: d_x and all weights and biases
     step     a module call on one time step with the state passed in and out (T = 1), under inference_mode
     stepper  the same step by `rnnkernels.Stepper`; the peers as in step
+    memory   how far the resident memory grows during train
     """
 
     cell: str
@@ -114,7 +115,11 @@ TRAIN = sequence(modes=("train",)) + sequence(modes=("train",), T=50, B=(64,), H
 BF16 = tuple(replace(p, dtype="bfloat16", mode=mode) for p in LINE + SMALL + LARGE for mode in ("forward", "train"))
 RAGGED = tuple(Point(cell, "train", T, 32, 256, packed=True, D=D) for cell in CELLS for T in (100, 1000) for D in (1, 2))
 LAYERS = sequence(B=(1, 16), H=(256,), L=3, D=2)
-CPU = STREAM + LINE + SMALL + LARGE + TRAIN + RAGGED + LAYERS + BF16
+MEMORY = tuple(Point(cell, "memory", T, B, H, recompute=recompute)
+               for cell in ("LSTM", "GRU") for T, B, H in ((100, 64, 256), (1000, 16, 128)) for recompute in (False, True))  # fmt: skip
+MEMORY += (Point("RNN", "memory", 100, 64, 256), Point("RNN", "memory", 1000, 16, 128))
+RECOMPUTE = tuple(replace(p, mode="train") for p in MEMORY if p.recompute)
+CPU = STREAM + LINE + SMALL + LARGE + TRAIN + RAGGED + LAYERS + MEMORY + RECOMPUTE + BF16
 
 
 def among(points: tuple[Point, ...], **options) -> Callable[[Point], bool]:
@@ -148,6 +153,9 @@ def ahead() -> tuple[Bar, ...]:
         Bar("packed: the padded call", 1 / 0.65, "padded", among(RAGGED)),
         Bar("packed: torch.nn, T = 1000", 10.0, "torch", among(RAGGED, T=1000)),
         Bar("layers: each", 1.5, "best", among(LAYERS)),
+        Bar("memory: torch.nn's", 1.0, "torch", among(MEMORY, recompute=False)),
+        Bar("memory: 45% of torch.nn's with recompute", 1 / 0.45, "torch", among(MEMORY, recompute=True)),
+        Bar("recompute: 1.45x the time without it", 1 / 1.45, "plain", among(RECOMPUTE)),
     ]  # fmt: skip
     return tuple(bars)
 

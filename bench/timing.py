@@ -10,6 +10,7 @@ from statistics import quantiles
 
 import torch
 
+from bench import memory
 from bench.peers import OURS, PADDED, torch as torch_nn
 from bench.problem import Problem, arrays, check, draw
 from bench.report import figure
@@ -30,9 +31,11 @@ def measure(point: Point, contenders: dict, threads: int, bars: Sequence[Bar] = 
 
     A point close to one of its bars is not judged on one set of tensors: where memory happens to lie is worth some percent.
     """
+    threads = point.threads or threads
+    if point.mode == "memory":
+        return {**vars(point), **compare({n: memory.measure(point, n, threads) for n, p in contenders.items() if p.supports(point)}, "bytes")}
     rounds: list[dict[str, float]] = []
     errors: dict[str, float] = {}
-    threads = point.threads or threads
     torch.set_num_threads(threads)
     for seed in range(FRESH):
         problem = draw(point, threads, seed)
@@ -109,11 +112,14 @@ def park(limit: float = 0.2):
 
 
 def summary(rounds: list[dict[str, float]]) -> dict:
-    """Times and ratios. A ratio is peer / ours within one round, so whatever slows a whole round cancels."""
-    seconds = {name: [r[name] for r in rounds] for name in rounds[0]}
-    ratios = {name: [r[name] / r[OURS] for r in rounds] for name in seconds if name != OURS}
+    return compare({name: [r[name] for r in rounds] for name in rounds[0]}, "seconds")
+
+
+def compare(amounts: dict[str, list[float]], unit: str) -> dict:
+    """Amounts and ratios. A ratio is peer / ours within one round, so whatever slows a whole round cancels."""
+    ratios = {name: [peer / ours for peer, ours in zip(values, amounts[OURS])] for name, values in amounts.items() if name != OURS}
     return {
-        "seconds": {name: {**spread(values), "rounds": values} for name, values in seconds.items()},
+        unit: {name: {**spread(values), "rounds": values} for name, values in amounts.items()},
         "ratios": {name: spread(values) for name, values in ratios.items()},
     }
 

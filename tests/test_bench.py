@@ -1,7 +1,6 @@
 """The benchmark: it runs end to end, and it notices a contender that computes something else."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,7 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from bench import __main__ as cli
-from bench import peers, report, roofline, timing
+from bench import memory, peers, report, roofline, timing
 from bench.peers import torch as torch_nn
 from bench.problem import Mismatch, arrays, draw
 from bench.shapes import CELLS, SUITES, Point
@@ -96,7 +95,14 @@ def test_bars_cover_the_suites():
         assert all(any(bar.where(point) for point in suite.points) for bar in suite.bars) or name == "cpu-1-thread"
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(not memory.supported(), reason="no /proc")
+def test_memory_is_that_of_the_step():
+    """An LSTM of 100 steps keeps at least its output, c and four gates: 6 * 100 * 64 * 64 floats."""
+    result = timing.measure(Point("LSTM", "memory", T=100, B=64, H=64), peers.load(("torch",)), threads=1)
+    assert 6 * 100 * 64 * 64 * 4 < result["bytes"]["rnnkernels"]["median"] < 100e6
+    assert report.figure(result, "torch") > 0 and "MB" in report.line(result)
+
+
 def test_limits():
     limits = roofline.Limits({1: 1e11}, {1: {b: 1e10 for b in roofline.FOOTPRINTS}})
     large = limits.bound(Point("LSTM", "forward", T=10, B=64, H=100), 1, seconds=1.0)

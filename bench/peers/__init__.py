@@ -13,9 +13,10 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-OURS, PADDED = "rnnkernels", "padded"
-PEERS = ("torch", "onnxruntime", "openvino", "jax", PADDED)
-NEEDS = {"onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx"), PADDED: ()}
+OURS = "rnnkernels"
+PADDED, PLAIN = OURSELVES = "padded", "plain"  # ours in another way, for comparison
+PEERS = ("torch", "onnxruntime", "openvino", "jax", *OURSELVES)
+NEEDS = {"onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx"), PADDED: (), PLAIN: ()}
 
 
 def installed(name: str) -> bool:

@@ -10,7 +10,7 @@ from jax.nn import sigmoid
 
 
 def supports(point):
-    return not point.packed and point.dtype == "float32" and point.threads in (None, int(os.environ["NPROC"]))
+    return point.mode != "memory" and not point.packed and point.dtype == "float32" and point.threads in (None, int(os.environ["NPROC"]))
 
 
 def prepare(problem):

@@ -8,7 +8,7 @@ GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}  # ONNX orders i o
 
 
 def supports(point):
-    return point.mode != "train" and not point.packed and point.dtype == "float32"
+    return point.mode not in ("train", "memory") and not point.packed and point.dtype == "float32"
 
 
 def graph(problem):
