@@ -18,14 +18,17 @@ class Stepper:
     On kernels a step allocates no memory, takes no lock and releases the GIL; in real-time code call `step` a few times first.
     There is no autograd through it.
 
-    module      torch.nn.LSTM, GRU, RNN or ours, any number of layers. ValueError for a bidirectional one, whose first output needs
-                the last input
-    batch_size  B, the rows of every x
+    module        torch.nn.LSTM, GRU, RNN or ours, any number of layers. ValueError for a bidirectional one, whose first output needs
+                  the last input
+    batch_size    B, the rows of every x
+    weight_dtype  torch.bfloat16 keeps weight_ih and weight_hh of a float32 module in bfloat16, which halves what a step reads: the
+                  results, to the bit, of the module with these weights rounded (by at most 1 part in 256; biases, projections,
+                  states and all arithmetic stay float32). Default: the module's own
 
     Other threads may use other Steppers at the same time; a second call of this one is refused with RuntimeError.
     """
 
-    def __init__(self, module, batch_size=1):
+    def __init__(self, module, batch_size=1, *, weight_dtype=None):
         if not isinstance(module, torch.nn.RNNBase) or module.mode not in ("LSTM", "GRU", "RNN_TANH", "RNN_RELU"):
             raise TypeError(f"Stepper: expected an LSTM, GRU or RNN module, got {type(module).__name__}")
         if module.bidirectional:
@@ -34,8 +37,15 @@ class Stepper:
             raise ValueError(f"Stepper: expected batch_size to be a positive integer, got {batch_size!r}")
         self.module, self.batch_size = module, batch_size
         weight = module.weight_ih_l0
-        has_kernels = _C is not None and weight.device.type == "cpu" and weight.dtype in DTYPES
-        self._core = _C.Stepper(module, batch_size) if has_kernels else _ModuleSteps(module, batch_size)
+        rounds = weight_dtype not in (None, weight.dtype)
+        if rounds and (weight_dtype, weight.dtype) != (torch.bfloat16, torch.float32):
+            raise ValueError(f"Stepper: expected weight_dtype torch.bfloat16 and a torch.float32 module, got {weight_dtype} and {weight.dtype}")
+        if _C is not None and weight.device.type == "cpu" and weight.dtype in DTYPES:
+            self._core = _C.Stepper(module, batch_size, rounds)
+        elif rounds:
+            raise ValueError("Stepper: weight_dtype needs the kernels, which were not built or do not run on this device")
+        else:
+            self._core = _ModuleSteps(module, batch_size)
 
     def step(self, x, out=None):
         """Feeds x [B, I] and returns the top layer's new state [B, H] (or [B, P]).

@@ -87,6 +87,23 @@ def test_holds_packed_weights_until_refresh():
 
 @needs_extension
 @pytest.mark.parametrize("cell", CELLS)
+def test_bfloat16_weights_are_the_rounded_ones(cell):
+    case = Case(cell, torch.float32, I=9, H=70, L=2, P=11 * (cell == "LSTM"))
+    module, xs = case.build(rnnkernels), torch.randn(6, 3, 9)
+    rounded = case.build(rnnkernels)
+    rounded.load_state_dict({k: v.bfloat16().float() if k.startswith(("weight_ih", "weight_hh")) else v for k, v in module.state_dict().items()})
+    stepper = Stepper(module, 3, weight_dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(run(stepper, xs), rounded(xs)[0])
+    assert not torch.equal(stepper.step(xs[0]), Stepper(module, 3).step(xs[0]))
+    with torch.no_grad():
+        module.weight_ih_l0[0, 0] = float("nan")
+    stepper.refresh()
+    assert stepper.step(xs[0]).isnan().any()
+
+
+@needs_extension
+@pytest.mark.parametrize("cell", CELLS)
 def test_output_fed_back_as_input(cell):
     module = Case(cell, torch.float32, I=70, H=70).build(rnnkernels)
     stepper, x, hx = Stepper(module), torch.randn(1, 70), None
@@ -115,6 +132,10 @@ def test_refuses_what_it_cannot_do():
     for batch_size in (0, -1, 1.0, None):
         with pytest.raises(ValueError, match="batch_size"):
             Stepper(rnnkernels.GRU(2, 3), batch_size)
+    for dtype, weight_dtype in ((torch.float64, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.float16), (torch.float32, "x")):
+        with pytest.raises(ValueError, match="weight_dtype"):
+            Stepper(rnnkernels.GRU(2, 3, dtype=dtype), weight_dtype=weight_dtype)
+    assert Stepper(rnnkernels.GRU(2, 3), weight_dtype=torch.float32).step(torch.zeros(1, 2)).shape == (1, 3)
     stepper = Stepper(rnnkernels.LSTM(2, 3), 4)
     good = torch.randn(4, 2)
     first = stepper.step(good).clone()

@@ -70,6 +70,7 @@ class Backward {
     workspace_ = arena.used();
   }
 
+  static constexpr int weight_bytes = sizeof(T);
   static Packing packing(const Shape&) { return Packing::now; }
   size_t workspace() const { return workspace_; }
 

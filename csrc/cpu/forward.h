@@ -7,11 +7,11 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-template <class T, template <class> class CellOf>
-class Forward {
+template <class T, template <class> class CellOf, class S>
+class ForwardLoop {
   using V = Vec<T>;
   using C = CellOf<V>;
-  using Gates = GateWeights<T, CellOf>;
+  using Gates = GateWeights<T, CellOf, S>;
   static constexpr int units = Gates::units, width = Gates::width;
 
   // What one thread works in.
@@ -49,21 +49,12 @@ class Forward {
   size_t workspace_;
 
  public:
-  Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
-      : Forward(args, partition, workspace, packing(args.shape)) {}
-
-  static Packing packing(const Shape& s) { return reads_unpacked(s.T, s.B) ? Packing::never : Packing::now; }
+  static constexpr int weight_bytes = sizeof(S);
   size_t workspace() const { return workspace_; }
-
-  void operator()(int thread) const {
-    pack(thread);
-    barriers_.all->wait(partition_.threads);
-    run(thread);
-  }
 
  protected:
   // The packed weights come first in the workspace: where they lie does not depend on the partition.
-  Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace, Packing packing)
+  ForwardLoop(const ForwardArgs<T>& args, const Partition& partition, void* workspace, Packing packing)
       : a_(args),
         s_(args.shape),
         partition_(partition),
@@ -96,6 +87,8 @@ class Forward {
       for (int64_t p = states.begin; p < states.end; ++p) w_hr_[d].pack_transposed(p, a_.weights[d].w_hr);
     }
   }
+
+  void wait_for_all() const { barriers_.all->wait(partition_.threads); }
 
   void run(int thread) const {
     const int team = thread / partition_.members, member = thread % partition_.members;
@@ -224,19 +217,35 @@ class Forward {
   void meet(const MemberTask& task) const { task.barrier.wait(partition_.members); }
 };
 
-// The same layer with weights that were packed before, in the same workspace.
 template <class T, template <class> class CellOf>
-struct Prepare : Forward<T, CellOf> {
-  Prepare(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
-      : Forward<T, CellOf>(args, partition, workspace, Packing::now) {}
-  static Packing packing(const Shape&) { return Packing::now; }
-  void operator()(int thread) const { this->pack(thread); }
+struct Forward : ForwardLoop<T, CellOf, T> {
+  Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
+      : ForwardLoop<T, CellOf, T>(args, partition, workspace, packing(args.shape)) {}
+  static Packing packing(const Shape& s) { return reads_unpacked(s.T, s.B) ? Packing::never : Packing::now; }
+
+  void operator()(int thread) const {
+    this->pack(thread);
+    this->wait_for_all();
+    this->run(thread);
+  }
 };
 
-template <class T, template <class> class CellOf>
-struct Prepared : Forward<T, CellOf> {
-  Prepared(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
-      : Forward<T, CellOf>(args, partition, workspace, Packing::before) {}
-  static Packing packing(const Shape&) { return Packing::before; }
-  void operator()(int thread) const { this->run(thread); }
+// The same in two parts, which share a workspace, with weights kept as S.
+template <class S>
+struct KeptAs {
+  template <class T, template <class> class CellOf>
+  struct Pack : ForwardLoop<T, CellOf, S> {
+    Pack(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
+        : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::now) {}
+    static Packing packing(const Shape&) { return Packing::now; }
+    void operator()(int thread) const { this->pack(thread); }
+  };
+
+  template <class T, template <class> class CellOf>
+  struct Run : ForwardLoop<T, CellOf, S> {
+    Run(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
+        : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::before) {}
+    static Packing packing(const Shape&) { return Packing::before; }
+    void operator()(int thread) const { this->run(thread); }
+  };
 };

@@ -1,11 +1,11 @@
 // The weights of one direction, arranged so that all gates of a unit come out of one product.
 //
 // A panel of W_ih or W_hh holds a block of units with all their gates, [K][G][units]. Where a call has too few rows to repay packing,
-// the products read the weights where they lie, in the same order of sums.
+// the products read the weights where they lie, in the same order of sums. S as in gemm.h.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-template <class T, template <class> class CellOf>
+template <class T, template <class> class CellOf, class S = T>
 class GateWeights {
   using V = Vec<T>;
   using C = CellOf<V>;
@@ -14,7 +14,7 @@ class GateWeights {
 
   Weights<T> w_;
   int64_t H_, I_, P_;
-  T *w_ih_, *w_hh_;  // [panels, K, width], or null: read where they lie
+  S *w_ih_, *w_hh_;  // [panels, K, width], or null: read where they lie
   T* bias_;          // [C::biases, panels * units]
 
  public:
@@ -28,8 +28,8 @@ class GateWeights {
         H_(s.H),
         I_(s.I),
         P_(s.P),
-        w_ih_(packing == Packing::never ? nullptr : arena.take<T>(panels(s) * width * s.I)),
-        w_hh_(packing == Packing::never ? nullptr : arena.take<T>(panels(s) * width * s.P)),
+        w_ih_(packing == Packing::never ? nullptr : arena.take<S>(panels(s) * width * s.I)),
+        w_hh_(packing == Packing::never ? nullptr : arena.take<S>(panels(s) * width * s.P)),
         bias_(arena.take<T>(C::biases * padded_units())) {}
 
   void pack(int64_t p) const {
@@ -59,7 +59,7 @@ class GateWeights {
  private:
   int64_t padded_units() const { return (H_ + units - 1) / units * units; }
 
-  void pack_panel(const T* w, int64_t K, int64_t p, T* packed) const {
+  void pack_panel(const T* w, int64_t K, int64_t p, S* packed) const {
     for (int v = 0; v < registers; ++v) transpose_rows(weight_rows(w, K, p, v).row, K, packed + p * K * width + v * V::lanes, width);
   }
 
@@ -85,7 +85,7 @@ class GateWeights {
     return rows;
   }
 
-  void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const T* packed, int64_t p, T* to) const {
+  void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const S* packed, int64_t p, T* to) const {
     if (packed) return rows_product<registers>(rows, M, whole_row(K), packed + p * K * width, Target<T>{to, width, nullptr, 0, width});
     if (M == 0) return;
     for (int v = 0; v < registers; ++v) {

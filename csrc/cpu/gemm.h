@@ -5,6 +5,8 @@
 // threads, which makes results independent of the batch and of the number of threads: chains of at most 128 fused multiply-adds,
 // added up in order. One long chain would lose a bit or two against torch's BLAS at K = 512; the adds cost 2% there.
 //
+// S is how a panel stores its numbers: as T, or for T = float as Bfloat16, which the product widens as it loads them.
+//
 // A far panel is one that does not stay in the L1. Its product fetches what it will need: the next rows into the L1, and, a piece
 // with each row, the next panel into the L2. Near panels would only pay for it, and so would one or two rows, which read a panel
 // as fast as the caches give it: there the hardware prefetches better (95 against 70 GB/s from the L2).
@@ -40,11 +42,12 @@ RNNK_FN int64_t chain_length(int64_t K) {
 
 // A as row pointers: element (m, k) is row[m][k]. The hardware sees it coming; what is fetched meanwhile is the next panel,
 // `step` elements from `next` on for each k.
-template <class T, int MR>
+template <class T, int MR, class S>
 struct RowsOfA {
-  const T *row[MR], *next;
+  const T* row[MR];
+  const S* next;
   int64_t step;
-  RNNK_FN RowsOfA(const T* const* rows, int64_t offset, const T* next, int64_t step) : next(next), step(step) {
+  RNNK_FN RowsOfA(const T* const* rows, int64_t offset, const S* next, int64_t step) : next(next), step(step) {
     for (int m = 0; m < MR; ++m) row[m] = rows[m] + offset;
   }
   RNNK_FN T operator()(int m, int64_t k) const { return row[m][k]; }
@@ -86,9 +89,9 @@ struct Tile {
   }
 
   // K rows of a panel.
-  template <bool far, class A>
-  RNNK_FN void multiply(const A& a, int64_t K, const T* panel) {
-    constexpr int64_t width = NV * V::lanes, line = cache_line / sizeof(T);
+  template <bool far, class A, class S>
+  RNNK_FN void multiply(const A& a, int64_t K, const S* panel) {
+    constexpr int64_t width = NV * V::lanes, line = cache_line / sizeof(S);
     for (int64_t k = 0; k < K; ++k, panel += width) {
       if constexpr (far) {
 #pragma GCC unroll 8
@@ -97,7 +100,7 @@ struct Tile {
       }
       V b[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) b[v] = V::load(panel + v * V::lanes);
+      for (int v = 0; v < NV; ++v) b[v] = load(panel + v * V::lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < MR; ++m) {
         const V broadcast = V::broadcast(a(m, k));
@@ -150,8 +153,8 @@ RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t
 }
 
 // Rows m0 .. m0 + valid of C = A times K rows of a panel, in chains.
-template <int MR, int NV, bool far, class T, class A>
-RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const T* panel, const Target<T>& c, int64_t m0, int valid) {
+template <int MR, int NV, bool far, class T, class A, class S>
+RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0, int valid) {
   if (c.store == Store::add) prefetch_rows<NV>(c, m0, valid);
   Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
   tile.clear();
@@ -169,21 +172,21 @@ RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const T* panel, const T
   store_tile(tile, c, m0, valid);
 }
 
-template <int MR, int NV, bool far, class T>
-RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int64_t chain, const T* panel, const Target<T>& c, int64_t m0,
-                             const T* next, int64_t step) {
-  tile_product<MR, NV, far>(RowsOfA<T, MR>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
+template <int MR, int NV, bool far, class T, class S>
+RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0,
+                             const S* next, int64_t step) {
+  tile_product<MR, NV, far>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
 }
 
 // One block of rows of a panel. Tiles are of even size rather than full ones and a thin rest.
-template <int NV, class T>
-void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const T* panel, const Target<T>& c) {
+template <int NV, class T, class S>
+void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const Target<T>& c) {
   constexpr int most = tile_rows(NV);
   constexpr int64_t width = NV * Vec<T>::lanes;
   const int64_t tiles = (M + most - 1) / most, step = tiles ? (width + tiles - 1) / tiles : 0;
   for (int64_t i = 0; i < tiles; ++i) {
     const Range tile = share(M, tiles, i);
-    const T* next = panel + (width + i * step) * K;
+    const S* next = panel + (width + i * step) * K;
     with_constant<most>(int(tile.size()), [&](auto MR) {
       if (far) rows_tile<MR, NV, true>(rows, start, K, chain, panel, c, tile.begin, next, step);
       else rows_tile<MR, NV, false>(rows, start, K, chain, panel, c, tile.begin, next, step);
@@ -192,10 +195,10 @@ void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, in
 }
 
 // C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them.
-template <int NV, class T>
-void rows_product(const T* const* rows, int64_t M, const Stretches& k, const T* panel, Target<T> c) {
+template <int NV, class T, class S>
+void rows_product(const T* const* rows, int64_t M, const Stretches& k, const S* panel, Target<T> c) {
   constexpr int64_t width = NV * Vec<T>::lanes;
-  const bool far = M > rows_that_stream && k.count * k.length * width * int64_t(sizeof(T)) >= far_panel_bytes;
+  const bool far = M > rows_that_stream && k.count * k.length * width * int64_t(sizeof(S)) >= far_panel_bytes;
   const int64_t chain = chain_length(k.length), block = chains_of_block * chain;
   for (int s = 0; s < k.count; ++s) {
     for (int64_t first = 0; first == 0 || first < k.length; first += block) {
@@ -215,15 +218,15 @@ RNNK_NOINLINE void columns_tile(const T* a, int64_t stride, int64_t K, const T* 
 }
 
 // rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].
-template <class T>
-void transpose_rows(const T* const* rows, int64_t columns, T* to, int64_t stride) {
+template <class T, class S>
+void transpose_rows(const T* const* rows, int64_t columns, S* to, int64_t stride) {
   using V = Vec<T>;
   for (int64_t k = 0; k < columns; k += V::lanes) {
     V block[V::lanes];
     for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(rows[l] + k, columns - k);
     transpose(block);
     const int64_t valid = std::min<int64_t>(V::lanes, columns - k);
-    for (int64_t l = 0; l < valid; ++l) block[l].store(to + (k + l) * stride);
+    for (int64_t l = 0; l < valid; ++l) store(block[l], to + (k + l) * stride);
   }
 }
 

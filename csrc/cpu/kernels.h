@@ -9,15 +9,21 @@ namespace rnnk::cpu {
 
 // Each function runs the layer in `workspace`, or, given null, returns the bytes of workspace that it needs. It neither allocates
 // nor throws. args.threads is the most it may use.
+template <class Args>
+using Function = size_t (*)(const Args& args, void* workspace);
+
+// Forward in two parts that share a workspace: packing the weights, and the layer, any number of times, which reads no weight but
+// those. args.threads may fall between the calls.
+template <class T>
+struct PreparedLayer {
+  Function<ForwardArgs<T>> pack, run;
+};
+
 template <class T>
 struct KernelsOf {
-  size_t (*forward)(const ForwardArgs<T>& args, void* workspace);
-  size_t (*backward)(const BackwardArgs<T>& args, void* workspace);
-
-  // Forward in two parts that share a workspace: packing the weights, and the layer, any number of times, which reads no weight
-  // but those. args.threads may fall between the calls.
-  size_t (*prepare)(const ForwardArgs<T>& args, void* workspace);
-  size_t (*prepared)(const ForwardArgs<T>& args, void* workspace);
+  Function<ForwardArgs<T>> forward;
+  Function<BackwardArgs<T>> backward;
+  PreparedLayer<T> exact, rounded;  // rounded: W_ih and W_hh kept in bfloat16; null for double
 };
 
 struct Kernels {

@@ -64,6 +64,29 @@ RNNK_FN void pow2_of_rounded(Vec<T> x, Vec<T>& n, Vec<T>& power) {
   power = Vec<T>::from((shifted.bits() + bias) << mantissa);
 }
 
+template <class T>
+RNNK_FN Vec<T> load(const T* p) { return Vec<T>::load(p); }
+template <class T>
+RNNK_FN void store(Vec<T> a, T* p) { a.store(p); }
+
+// In memory only: the upper half of a float, rounded to nearest even.
+struct Bfloat16 {
+  uint16_t bits;
+  typedef uint16_t Halves __attribute__((vector_size(RNNK_VECTOR_BYTES / 2)));
+  typedef uint16_t Unaligned __attribute__((vector_size(RNNK_VECTOR_BYTES / 2), aligned(2), may_alias));
+};
+
+RNNK_FN Vec<float> load(const Bfloat16* p) {
+  const Bfloat16::Halves halves = *reinterpret_cast<const Bfloat16::Unaligned*>(p);
+  return Vec<float>::from(__builtin_convertvector(halves, Vec<float>::Bits) << 16);
+}
+RNNK_FN void store(Vec<float> a, Bfloat16* p) {
+  const Vec<float>::Bits bits = a.bits();
+  const auto rounded = Vec<float>::Bits((bits + 0x7fff + (bits >> 16 & 1)) >> 16 & 0xffff);
+  const auto nan = a.v != a.v;
+  *reinterpret_cast<Bfloat16::Unaligned*>(p) = __builtin_convertvector(nan ? Vec<float>::Bits{} + 0x7fc0 : rounded, Bfloat16::Halves);
+}
+
 #if RNNK_VECTOR_BYTES == 64
 
 RNNK_FN Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return Vec<float>::Raw(_mm512_fmadd_ps(a.v, b.v, c.v)); }

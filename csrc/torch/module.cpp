@@ -32,9 +32,9 @@ Tensors flat_weights(const ModuleReader& module) {
   return weights;
 }
 
-std::unique_ptr<Stepper> make_stepper(pybind11::handle module, int64_t batch_size) {
+std::unique_ptr<Stepper> make_stepper(pybind11::handle module, int64_t batch_size, bool round_weights) {
   const ModuleReader reader(module);
-  return std::make_unique<Stepper>(reader.options(), batch_size, flat_weights(reader));
+  return std::make_unique<Stepper>(reader.options(), batch_size, flat_weights(reader), round_weights);
 }
 
 pybind11::dict build_info() {

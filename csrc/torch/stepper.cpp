@@ -25,7 +25,10 @@ struct StepLayer {
   Tensor out, workspace;
   ForwardArgs<T> args{};
 
-  explicit StepLayer(const Layer& layer) : checked(layer), out(at::empty({1, checked.shape.B, checked.shape.P}, layer[X].options())) {
+  const cpu::PreparedLayer<T>& kernel;
+
+  StepLayer(const Layer& layer, const cpu::PreparedLayer<T>& kernel)
+      : checked(layer), out(at::empty({1, checked.shape.B, checked.shape.P}, layer[X].options())), kernel(kernel) {
     args.cell = layer.cell;
     args.shape = checked.shape;
     args.schedule = checked.schedule.view();
@@ -35,15 +38,14 @@ struct StepLayer {
     args.h0 = args.h_n = layer[H0].mutable_data_ptr<T>();
     if (layer.cell == Cell::lstm) args.c0 = args.c_n = layer[C0].mutable_data_ptr<T>();
     args.out = output_rows<T>(out);
-    const auto& kernels = cpu::kernels().of<T>();
-    workspace = allocate({int64_t(std::max(kernels.prepare(args, nullptr), kernels.prepared(args, nullptr)))}, at::kByte);
-    kernels.prepare(args, workspace.mutable_data_ptr());
+    workspace = allocate({int64_t(std::max(kernel.pack(args, nullptr), kernel.run(args, nullptr)))}, at::kByte);
+    kernel.pack(args, workspace.mutable_data_ptr());
   }
   StepLayer(const StepLayer&) = delete;  // args point into it
 
   void step(int threads) {
     args.threads = std::min(args.threads, threads);
-    cpu::kernels().of<T>().prepared(args, workspace.mutable_data_ptr());
+    kernel.run(args, workspace.mutable_data_ptr());
   }
 };
 
@@ -63,9 +65,9 @@ class StackOf : public Stepper::Stack {
   }
 
  public:
-  StackOf(const ModuleOptions& o, const Tensor& x, const Tensors& states, const Tensors& weights) : x_(x) {
+  StackOf(const ModuleOptions& o, const Tensor& x, const Tensors& states, const Tensors& weights, const cpu::PreparedLayer<T>& kernel) : x_(x) {
     for (int64_t l = 0; l < o.num_layers; ++l)
-      layers_.push_back(std::make_unique<StepLayer<T>>(layer_at(l, l == 0 ? x : layers_.back()->out, states, weights, o)));
+      layers_.push_back(std::make_unique<StepLayer<T>>(layer_at(l, l == 0 ? x : layers_.back()->out, states, weights, o), kernel));
   }
 
   void step(const Tensor& x, const Tensor& out) override {
@@ -97,8 +99,9 @@ void check_rows(const Tensor& t, const char* name, int64_t rows, int64_t columns
 
 }  // namespace
 
-Stepper::Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors& weights)
-    : options_(options), batch_size_(batch_size), dtype_(weights[0].scalar_type()) {
+Stepper::Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors& weights, bool round_weights)
+    : options_(options), batch_size_(batch_size), round_weights_(round_weights), dtype_(weights[0].scalar_type()) {
+  TORCH_CHECK(!round_weights || dtype_ == at::kFloat, "Stepper: bfloat16 weights are for float32 modules, got ", dtype_);
   const auto type = at::TensorOptions(dtype_ == at::kDouble ? at::kDouble : at::kFloat);
   h = at::zeros({options.num_layers, batch_size, options.state_size()}, type);
   if (options.cell == Cell::lstm) c = at::zeros({options.num_layers, batch_size, options.hidden_size}, type);
@@ -117,8 +120,9 @@ void Stepper::refresh(const Tensors& weights) {
     wide.push_back(w.detach().to(h.scalar_type()));
   }
   const Tensor x = at::zeros({1, batch_size_, options_.input_size}, h.options());
-  if (dtype_ == at::kDouble) stack_ = std::make_unique<StackOf<double>>(options_, x, states, wide);
-  else stack_ = std::make_unique<StackOf<float>>(options_, x, states, wide);
+  const auto& [isa, f32, f64] = cpu::kernels();
+  if (dtype_ == at::kDouble) stack_ = std::make_unique<StackOf<double>>(options_, x, states, wide, f64.exact);
+  else stack_ = std::make_unique<StackOf<float>>(options_, x, states, wide, round_weights_ ? f32.rounded : f32.exact);
 }
 
 Tensor Stepper::step(const Tensor& x, const std::optional<Tensor>& out) {

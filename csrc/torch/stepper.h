@@ -18,7 +18,8 @@ class Stepper {
     virtual void step(const Tensor& x, const Tensor& out) = 0;
   };
 
-  Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors& weights);
+  // `round_weights` keeps W_ih and W_hh of a float32 module in bfloat16.
+  Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors& weights, bool round_weights);
 
   // Packs other weights. The state stays.
   void refresh(const Tensors& weights);
@@ -31,6 +32,7 @@ class Stepper {
  private:
   const ModuleOptions options_;
   const int64_t batch_size_;
+  const bool round_weights_;
   at::ScalarType dtype_;  // the module's
   Tensor out_;
   std::unique_ptr<Stack> stack_;

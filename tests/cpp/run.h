@@ -25,7 +25,7 @@ struct Outputs {
 
 // `prepared`: the weights are packed first, and gone when the layer runs.
 template <class T>
-Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool save = true, bool prepared = false) {
+Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool save = true, const rnnk::cpu::PreparedLayer<T>* prepared = nullptr) {
   const Case& c = p.c;
   const int64_t Hp = rnnk::padded_units(c.H), saved = save ? c.D * p.steps.tokens * Hp : 0;
   Outputs<T> to{Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), Buffer<T>(saved * c.saved()),
@@ -33,17 +33,16 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
   rnnk::ForwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), p.h0.data(), p.c0.data(),
                             to.out.template view<T>(), to.h_n.data(), to.c_n.data(), to.gates.data(), to.cells.data()};
   for (int d = 0; d < c.D; ++d) args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
-  const auto& kernels = kernels_of<T>(table);
-  if (!prepared) return run(kernels.forward, args), std::move(to);
+  if (!prepared) return run(kernels_of<T>(table).forward, args), std::move(to);
   args.threads = threads + 1;  // may fall after packing
-  const Buffer<char> workspace(int64_t(std::max(kernels.prepare(args, nullptr), kernels.prepared(args, nullptr))), 64);
+  const Buffer<char> workspace(int64_t(std::max(prepared->pack(args, nullptr), prepared->run(args, nullptr))), 64);
   {
     const LayerWeights<T> copies[2] = {p.weights[0], p.weights[1]};
     for (int d = 0; d < c.D; ++d) args.weights[d] = copies[d].template view<rnnk::Weights<T>>();
-    kernels.prepare(args, workspace.data());
+    prepared->pack(args, workspace.data());
   }
   args.threads = threads;
-  kernels.prepared(args, workspace.data());
+  prepared->run(args, workspace.data());
   return to;
 }
 

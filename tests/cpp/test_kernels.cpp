@@ -34,13 +34,28 @@ std::vector<Kernels> tables() {
 #endif
 }
 
+// W_ih and W_hh as bfloat16 holds them: 8 significant bits, rounded to nearest even.
+template <class T>
+Problem<T> with_rounded_weights(Problem<T> p) {
+  for (LayerWeights<T>& w : p.weights)
+    for (Buffer<T>* matrix : {&w.w_ih, &w.w_hh})
+      for (int64_t i = 0; i < matrix->size(); ++i) {
+        int exponent;
+        const double fraction = std::frexp(double((*matrix)[i]), &exponent);
+        (*matrix)[i] = T(std::ldexp(std::nearbyint(fraction * 256), exponent - 8));
+      }
+  return p;
+}
+
 template <class T>
 void test_case(const Case& c, const Kernels& table, const Problem<T>& p, const Expected& expected, bool rows) {
   const std::string name = std::string(table.isa) + (sizeof(T) == 4 ? " float " : " double ") + c.name();
   const Outputs<T> outputs = forward(table, p, 1);
   compare(name, expected, outputs);
   check_same(name + " without saving", outputs, forward(table, p, 1, false));
-  for (int threads : {1, 2}) check_same(name + " packed before", outputs, forward(table, p, threads, true, true));
+  const auto& kernels = kernels_of<T>(table);
+  for (int threads : {1, 2}) check_same(name + " packed before", outputs, forward(table, p, threads, true, &kernels.exact));
+  if (kernels.rounded.run) check_same(name + " rounded", forward(table, with_rounded_weights(p), 1), forward(table, p, 2, true, &kernels.rounded));
   const Outputs<T> saved = outputs;
   const Gradients<T> gradients = backward(table, p, saved, 1);
   compare(name, expected, gradients);

@@ -7,8 +7,8 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 from dataclasses import dataclass
 
 LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
-FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS = (
-    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens"))
+FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS, SIMD = (
+    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens", "simd"))
 SCHEDULE, CHECKED, LAYER, AUTOGRAD, MODULES, STEPPER = (
     f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "layer", "autograd", "modules", "stepper"))
 
@@ -60,8 +60,9 @@ MUTANTS = [
     Mutant("forward: the reverse direction has the other's weights", FORWARD, "Gates(arena, s_, args.weights[d], packing)",
            "Gates(arena, s_, args.weights[0], packing)"),
     Mutant("forward: a register holds the rows of the next units", GATE_WEIGHTS, "std::min(first + l, H_ - 1)", "std::min(first + l + 1, H_ - 1)"),
-    Mutant("prepared: the first thread packs nothing", FORWARD, "void operator()(int thread) const { this->pack(thread); }",
+    Mutant("kept weights: the first thread packs nothing", FORWARD, "void operator()(int thread) const { this->pack(thread); }",
            "void operator()(int thread) const { if (thread > 0) this->pack(thread); }"),
+    Mutant("kept weights: bfloat16 truncated", SIMD, "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16"),
     Mutant("forward: c stays at c0 when it is saved", FORWARD, "if (C::has_cell_state) std::copy_n(s.next_carry_rows,", "if (C::has_cell_state && !a_.cells) std::copy_n(s.next_carry_rows,"),
     Mutant("forward: saved gates of two rows exchanged", FORWARD, "store(s.gate_rows[i + j] + k * Hp_ + u)", "store(s.gate_rows[i + count - 1 - j] + k * Hp_ + u)"),
     Mutant("forward: h_n in sorted order", FORWARD, "to = task.d * s_.B + a_.schedule.order[task.row(i)]", "to = task.d * s_.B + task.row(i)"),
