@@ -31,7 +31,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for every contender")
     parser.add_argument("--peers", nargs="+", choices=peers.PEERS, help="default: all that are installed")
     parser.add_argument("--out", type=Path, help="the JSON; a PNG goes beside it (bench/out/SUITE.json)")
-    parser.add_argument("--check", action="store_true", help="print each bar with its figure; exit 1 if one is missed")
+    parser.add_argument("--check", action="store_true", help="print each bar with its figure; exit 1 if one is missed or cannot be judged")
     args = parser.parse_args(argv)
     args.peers = args.peers or [name for name in peers.PEERS if peers.installed(name)]
     args.out = args.out or Path("bench/out") / f"{args.suite}.json"
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verdicts = report.verdicts(run)
     console.print("", *map(str, verdicts), sep="\n")
-    return int(any(verdict.word == "FAIL" for verdict in verdicts))
+    return int(any(verdict.word in ("FAIL", "unknown") for verdict in verdicts))
 
 
 if __name__ == "__main__":

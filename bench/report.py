@@ -20,7 +20,7 @@ from bench.peers import OURS, OURSELVES
 from bench.shapes import SUITES, Bar, Point
 
 TIE = 0.97  # within 3% of its bar a point ties with it
-COLOUR = {"pass": "green", "tie": "yellow", "FAIL": "bold red"}
+COLOUR = {"pass": "green", "tie": "yellow", "unknown": "yellow", "FAIL": "bold red"}
 
 
 def figure(result: dict, against: str) -> float | None:
@@ -40,29 +40,30 @@ def judge(value: float, least: float) -> str:
 @dataclass(frozen=True)
 class Verdict:
     bar: Bar
-    value: float
+    value: float | None  # None where the run lacks the peer, or the machine's limits
     results: tuple[dict, ...]
 
     @property
     def word(self) -> str:
-        return judge(self.value, self.bar.least)
+        return "unknown" if self.value is None else judge(self.value, self.bar.least)
 
     def __str__(self) -> str:
-        number = (lambda v: f"{v:.0%}") if self.bar.against == "bound" else (lambda v: f"{v:.2f}x")
+        number = lambda v: "?" if v is None else f"{v:.0%}" if self.bar.against == "bound" else f"{v:.2f}x"
         points = f"{len(self.results)} points" if self.bar.mean else title(self.results[0])
         return f"[{COLOUR[self.word]}]{self.word}[/]  {points:38} {number(self.value):>7} {self.bar.against:11} bar {number(self.bar.least)}  {self.bar.name}"
 
 
 def verdicts(run: dict) -> list[Verdict]:
-    """Every bar of the run's suite, failures last, where a reader looks first."""
+    """Every bar of the run's suite that has a point in it, failures last, where a reader looks first."""
     found = []
     for bar in SUITES[run["suite"]].bars:
-        own = [r for r in run["points"] if bar.where(point_of(r)) and figure(r, bar.against) is not None]
+        own = [r for r in run["points"] if bar.where(point_of(r))]
+        values = [figure(r, bar.against) for r in own]
         if bar.mean and own:
-            found.append(Verdict(bar, geometric_mean(figure(r, bar.against) for r in own), tuple(own)))
+            found.append(Verdict(bar, None if None in values else geometric_mean(values), tuple(own)))
         elif not bar.mean:
-            found += [Verdict(bar, figure(r, bar.against), (r,)) for r in own]
-    return sorted(found, key=lambda v: ["pass", "tie", "FAIL"].index(v.word))
+            found += [Verdict(bar, value, (r,)) for value, r in zip(values, own)]
+    return sorted(found, key=lambda v: list(COLOUR).index(v.word))
 
 
 def point_of(result: dict) -> Point:

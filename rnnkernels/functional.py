@@ -11,8 +11,8 @@
                  The output keeps T and is zero past a row's length; h_n is the state after its last real step, h_0 for
                  length 0. What the padding holds, NaN too, reaches neither outputs nor gradients
     batch_sizes  int64 [T] on the CPU, non-increasing, as in PackedSequence
-    recompute    keep only the states for the backward pass, which computes the gates again: the same bits, a sixth to a third of the
-                 memory, a third more arithmetic. An RNN keeps no more anyway
+    recompute    keep only the states for the backward pass, which computes the gates again: the same bits for a third more
+                 arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit and step remain, of a GRU 1 of 5; an RNN keeps no more anyway
 
     output       [T, B, D*P], or [B, T, D*P] when batch_first, or packed [N, D*P]
     h_n, c_n     [L*D, B, P], [L*D, B, H]

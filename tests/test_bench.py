@@ -77,6 +77,8 @@ def test_verdicts_of_points_and_of_their_mean():
         ("train: each", 1, 512): ("pass", 4.0),
         ("train: share of the FMA peak, B >= 16, H >= 512", 1, 512): ("pass", 0.8),
     }
+    run["points"][1]["bound"] = None
+    assert [str(v) for v in report.verdicts(run) if v.word == "unknown"]
 
 
 def test_a_ratio_is_taken_within_a_round():

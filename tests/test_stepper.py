@@ -40,11 +40,13 @@ def test_has_the_bits_of_the_sequence(cell, dtype, B, H, L, P, bias):
     assert torch.equal(run(stepper, xs), expected.to(dtype))
     for state, last in zip(*(s if isinstance(s, tuple) else (s,) for s in (stepper.hx, hx))):
         assert torch.equal(state, last)
-    stepper.reset()
-    for threads in (1, 3, 2):
-        torch.set_num_threads(threads)
-        assert torch.equal(run(stepper, xs), expected.to(dtype)), f"{threads} threads"
-        stepper.reset()
+    for built_with in (1, 3):
+        torch.set_num_threads(built_with)
+        stepper = Stepper(module, batch_size=B)
+        for threads in (1, 3, 2, 4):
+            torch.set_num_threads(threads)
+            stepper.reset()
+            assert torch.equal(run(stepper, xs), expected.to(dtype)), f"{threads} threads, built with {built_with}"
 
 
 @pytest.mark.parametrize("kernels", (pytest.param(True, marks=needs_extension), False))
@@ -127,9 +129,15 @@ def test_parametrized_and_strided():
 def test_refuses_what_it_cannot_do():
     with pytest.raises(TypeError, match="expected an LSTM, GRU or RNN module, got Linear"):
         Stepper(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="forward of its own"):
+        Stepper(type("Scaled", (torch.nn.GRU,), {"forward": lambda self, x: super().forward(2 * x)})(2, 3))
+    empty = rnnkernels.LSTM(5, 7)
+    empty._flat_weights_names = []
+    with pytest.raises(RuntimeError, match="expected 4 weights, got 0"):
+        Stepper(empty)
     with pytest.raises(ValueError, match="bidirectional"):
         Stepper(rnnkernels.GRU(2, 3, bidirectional=True))
-    for batch_size in (0, -1, 1.0, None):
+    for batch_size in (0, -1, 1.0, None, True):
         with pytest.raises(ValueError, match="batch_size"):
             Stepper(rnnkernels.GRU(2, 3), batch_size)
     for dtype, weight_dtype in ((torch.float64, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.float16), (torch.float32, "x")):
@@ -141,22 +149,55 @@ def test_refuses_what_it_cannot_do():
     first = stepper.step(good).clone()
     state = stepper.hx
     wrong = [torch.randn(3, 2), torch.randn(4, 3), torch.randn(2), torch.randn(1, 4, 2), good.double(), good.bfloat16(), torch.randn(2, 4).t(),
-             good.to("meta"), good.to_sparse(), torch.randn(2).expand(4, 2).t().contiguous()]
+             good.to("meta"), good.to_sparse(), torch._neg_view(good), torch.randn(2).expand(4, 2).t().contiguous()]
     for x in wrong:
         with pytest.raises(RuntimeError, match="Stepper: expected x"):
             stepper.step(x)
     for out in (torch.empty(4, 2), torch.empty(3, 4).t(), torch.empty(4, 3, dtype=torch.float64)):
         with pytest.raises(RuntimeError, match="Stepper: expected out"):
             stepper.step(good, out=out)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        stepper.step(good, out=torch.empty(3).expand(4, 3))
+    with pytest.raises(RuntimeError, match="requires no gradient"):
+        stepper.step(good, out=torch.empty(4, 3, requires_grad=True))
+    with pytest.raises(NotImplementedError):
+        stepper.reset((torch.ones(1, 4, 3), torch.ones(1, 4, 3, device="meta")))
     for x in (None, 1.0, good.numpy()):
         with pytest.raises(TypeError):
             stepper.step(x)
-    for hx in (torch.zeros(1, 4, 3), (torch.zeros(1, 4, 3),), (torch.zeros(1, 4, 3), torch.zeros(1, 3, 3))):
-        with pytest.raises(ValueError, match="Stepper: expected"):
+    for hx in (torch.zeros(1, 4, 3), (torch.zeros(1, 4, 3),), (torch.zeros(1, 4, 3), torch.zeros(1, 3, 3)), (torch.zeros(1, 4, 3),) * 3, ()):
+        with pytest.raises(ValueError, match="Stepper: expected states"):
             stepper.reset(hx)
     assert all(map(torch.equal, stepper.hx, state))
     stepper.reset()
     assert torch.equal(stepper.step(good), first)
+
+
+@needs_extension
+def test_autograd_hears_of_an_overwritten_output():
+    stepper, head = Stepper(rnnkernels.GRU(3, 5)), torch.nn.Linear(5, 2)
+    first = head(stepper.step(torch.randn(1, 3)))
+    loss = (first + head(stepper.step(torch.randn(1, 3)))).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@needs_extension
+def test_a_returned_tensor_that_was_reshaped_is_refused():
+    for spoil in (lambda t: t.squeeze_(0), lambda t: t.t_(), lambda t: setattr(t, "data", torch.empty(1))):
+        stepper = Stepper(rnnkernels.GRU(3, 5))
+        spoil(stepper.step(torch.randn(1, 3)))
+        with pytest.raises(RuntimeError, match="expected out"):
+            stepper.step(torch.randn(1, 3))
+
+
+@needs_extension
+def test_built_in_inference_mode():
+    with torch.inference_mode():
+        stepper = Stepper(rnnkernels.LSTM(3, 5))
+        first = stepper.step(torch.ones(1, 3)).clone()
+    stepper.reset()
+    assert torch.equal(stepper.step(torch.ones(1, 3)), first)
 
 
 @needs_extension

@@ -40,7 +40,7 @@ class ForwardLoop {
   const Partition partition_;
   const int64_t panels_, Hp_, group_rows_, chunk_rows_;
   const bool projected_;
-  Gates gates_[2];
+  Gates weights_[2];
   Panels<T> w_hr_[2];   // with a projection
   Barriers barriers_;
   T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
@@ -65,7 +65,7 @@ class ForwardLoop {
         projected_(args.weights[0].w_hr) {
     Arena arena(workspace);
     for (int d = 0; d < s_.D; ++d) {
-      gates_[d] = Gates(arena, s_, args.weights[d], packing);
+      weights_[d] = Gates(arena, s_, args.weights[d], packing);
       if (projected_) w_hr_[d] = Panels<T>(arena, s_.H, s_.P);
     }
     barriers_.place(arena, partition.teams());
@@ -80,7 +80,7 @@ class ForwardLoop {
   // Thread i packs the i-th share of all panels: with one team these are the ones it will use.
   void pack(int thread) const {
     const Range mine = share(s_.D * panels_, partition_.threads, thread);
-    for (int64_t i = mine.begin; i < mine.end; ++i) gates_[i / panels_].pack(i % panels_);
+    for (int64_t i = mine.begin; i < mine.end; ++i) weights_[i / panels_].pack(i % panels_);
     if (!projected_) return;
     for (int d = 0; d < s_.D; ++d) {
       const Range states = share(w_hr_[d].count(), partition_.threads, thread);
@@ -149,7 +149,7 @@ class ForwardLoop {
       for (int64_t i = 0; i < n; ++i) task.s.x_rows[rows++] = a_.x.at(a_.schedule, t, task.row(i));
     }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p)
-      gates_[task.d].multiply_w_ih(task.s.x_rows, rows, p, x_product(task, p, 0));
+      weights_[task.d].multiply_w_ih(task.s.x_rows, rows, p, x_product(task, p, 0));
   }
 
   T* x_product(const MemberTask& task, int64_t p, int64_t row_of_chunk) const {
@@ -166,7 +166,7 @@ class ForwardLoop {
       if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : s.carry_rows[i];
     }
     for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
-      gates_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product);
+      weights_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product);
       const T* x = x_product(task, p, row_of_chunk);
       for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width); });
     }
@@ -189,7 +189,7 @@ class ForwardLoop {
     const T* h_product = s.h_product + i * width;
     for (int64_t u = p * units; u < std::min((p + 1) * units, s_.H); u += V::lanes) {
       const W carry = W::of([&](int j) { return previous(s, i + j, u); });
-      const auto next = gates_[task.d].template run_cell<count>(x_product, h_product, u, carry);
+      const auto next = weights_[task.d].template run_cell<count>(x_product, h_product, u, carry);
       W::for_each([&](int j) {
         store_upto(next.h.part[j], state_rows[j] + u, s_.H - u);
         if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[i + j] + u);

@@ -13,7 +13,7 @@ template <class Args>
 using Function = size_t (*)(const Args& args, void* workspace);
 
 // Forward in two parts that share a workspace: packing the weights, and the layer, any number of times, which reads no weight but
-// those. args.threads may fall between the calls.
+// those. args.threads may fall between the calls, never rise.
 template <class T>
 struct PreparedLayer {
   Function<ForwardArgs<T>> pack, run;

@@ -43,20 +43,19 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
   const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.columns) / p.members;
   const double gates = rows * columns * 32 / cost.lanes;
   const double barrier = p.members > 1 ? 400 : 0;
-  const double depth = double(cost.K) + double(cost.I) / double(cost.T);  // W_ih is read once for all steps
-  const double bytes = columns * depth * cost.element;
-  double step = gates + barrier + 100, packing = 0;
+  const double bytes = columns * (double(cost.K) + double(cost.I) / double(cost.T)) * cost.element;  // W_ih is read once for all steps
+  double step = gates + barrier + 100, once = 0;
   if (cost.packing == Packing::never) {
     step += bytes / unpacked;
   } else {
-    const double arithmetic = rows * columns * depth / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
+    const double arithmetic = rows * columns * double(cost.K + cost.I) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
     const double reading = bytes / (bytes < 24e3 ? 64 : bytes < 800e3 ? 32 : 9);  // L1, L2 and L3 bytes a cycle
     step += std::max(arithmetic, reading) + std::min(arithmetic, reading) / 4;
   }
   if (cost.packing == Packing::now)
-    packing = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
+    once = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
-  return packing + rounds * double(cost.T) * step + (p.threads > 1 ? 8000 : 0);
+  return once + rounds * double(cost.T) * step + (p.threads > 1 ? 8000 : 0);
 }
 
 // The cheapest of the splits into equal teams. Every choice gives the same bits.

@@ -8,7 +8,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
-#include "torch/modules.h"
+#include "torch/module_reader.h"
 #include "torch/ops.h"
 
 namespace rnnk {

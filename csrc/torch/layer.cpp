@@ -14,8 +14,8 @@ namespace {
 
 // Where a row has padding the kernels leave it alone.
 Tensor empty_tokens(const Checked& c, int64_t columns) {
-  const auto options = c.arguments[X].options();
-  return c.schedule.padding ? at::zeros(c.token_sizes(columns), options) : allocate(c.token_sizes(columns), options);
+  const Tensor& x = c.arguments[X];
+  return c.schedule.padding ? at::zeros(c.token_sizes(columns), x.options()) : allocate(c.token_sizes(columns), x.scalar_type());
 }
 
 template <class Args>
@@ -45,14 +45,14 @@ std::vector<int64_t> gate_sizes(const Layer& layer, const Checked& c) {
 template <class T>
 LayerOutputs forward(const Layer& layer, const Checked& c, bool save) {
   const Shape& s = c.shape;
-  const auto options = c.arguments[X].options();
+  const at::ScalarType type = c.arguments[X].scalar_type();
   const bool lstm = layer.cell == Cell::lstm;
   LayerOutputs to;
   to.out = empty_tokens(c, s.D * s.P);
-  to.h_n = allocate({s.D, s.B, s.P}, options);
-  if (lstm) to.c_n = allocate({s.D, s.B, s.H}, options);
-  if (save && saved_count(layer.cell)) to.gates = allocate(gate_sizes(layer, c), options);
-  if (save && lstm) to.cells = allocate({s.D, c.schedule.capacity, padded_units(s.H)}, options);
+  to.h_n = allocate({s.D, s.B, s.P}, type);
+  if (lstm) to.c_n = allocate({s.D, s.B, s.H}, type);
+  if (save && saved_count(layer.cell)) to.gates = allocate(gate_sizes(layer, c), type);
+  if (save && lstm) to.cells = allocate({s.D, c.schedule.capacity, padded_units(s.H)}, type);
 
   ForwardArgs<T> args{};
   args.cell = layer.cell;
@@ -147,7 +147,7 @@ std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Tens
   std::array<Tensor, argument_count> d;
   for (int k = 0; k < argument_count; ++k)
     if (c.arguments[k].defined() && (needs >> k & 1))
-      d[k] = k == X ? empty_tokens(c, s.I) : allocate(c.arguments[k].sizes(), c.arguments[k].options());
+      d[k] = k == X ? empty_tokens(c, s.I) : allocate(c.arguments[k].sizes(), c.arguments[k].scalar_type());
   AT_DISPATCH_FLOATING_TYPES(layer[X].scalar_type(), "rnnkernels", [&] {
     backward<scalar_t>(layer, c, cotangent, d_h, d_c, Checked::dense_rows(out), gates, cells, d);
   });

@@ -5,10 +5,10 @@
 
 namespace rnnk {
 
-// As at::empty, with huge pages asked for where they count: a fresh buffer is touched once from end to end, and thousands of page
-// faults a call cost up to a sixth of a training step.
-inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor t = at::detail::empty_cpu(sizes, options.dtype().toScalarType());
+// An empty tensor on the CPU without a way through the dispatcher, and with huge pages asked for where they count: a fresh buffer is
+// touched once from end to end, and thousands of page faults a call cost up to a sixth of a training step.
+inline at::Tensor allocate(at::IntArrayRef sizes, at::ScalarType type) {
+  at::Tensor t = at::detail::empty_cpu(sizes, type);
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t huge_page = 2 << 20, page = 4096;
   if (t.nbytes() >= 2 * huge_page) {

@@ -1,10 +1,16 @@
 #include "torch/stepper.h"
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/InferenceMode.h>
 
 #include "cpu/kernels.h"
+#include "cpu/team.h"
 #include "torch/checked.h"
 #include "torch/memory.h"
 
@@ -24,6 +30,7 @@ struct StepLayer {
   Checked checked;
   Tensor out, workspace;
   ForwardArgs<T> args{};
+  const int most_threads = cpu::available_threads(at::get_num_threads());  // for which the workspace is large enough
 
   const cpu::PreparedLayer<T>& kernel;
 
@@ -32,7 +39,7 @@ struct StepLayer {
     args.cell = layer.cell;
     args.shape = checked.shape;
     args.schedule = checked.schedule.view();
-    args.threads = at::get_num_threads();
+    args.threads = most_threads;
     checked.weights(args.weights);
     args.x = input_rows<T>(checked.arguments[X]);
     args.h0 = args.h_n = layer[H0].mutable_data_ptr<T>();
@@ -44,7 +51,7 @@ struct StepLayer {
   StepLayer(const StepLayer&) = delete;  // args point into it
 
   void step(int threads) {
-    args.threads = std::min(args.threads, threads);
+    args.threads = std::min(most_threads, threads);
     kernel.run(args, workspace.mutable_data_ptr());
   }
 };
@@ -94,44 +101,64 @@ void check_rows(const Tensor& t, const char* name, int64_t rows, int64_t columns
   TORCH_CHECK(t.sizes() == (at::IntArrayRef{rows, columns}) && t.scalar_type() == dtype && t.device().is_cpu() && t.layout() == at::kStrided,
               "Stepper: expected ", name, " of size [", rows, ", ", columns, "] and dtype ", dtype, " on the CPU, got ", t.sizes(), " and ",
               t.scalar_type(), " on ", t.device());
-  TORCH_CHECK(columns <= 1 || t.stride(1) == 1, "Stepper: expected ", name, " with contiguous rows, got strides ", t.strides());
+  TORCH_CHECK((columns <= 1 || t.stride(1) == 1) && !t.is_neg(), "Stepper: expected ", name, " with contiguous rows, got strides ", t.strides(),
+              t.is_neg() ? " and a lazy negation" : "");
 }
 
 }  // namespace
 
 Stepper::Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors& weights, bool round_weights)
-    : options_(options), batch_size_(batch_size), round_weights_(round_weights), dtype_(weights[0].scalar_type()) {
+    : options_(options), batch_size_(batch_size), round_weights_(round_weights), dtype_(weights.empty() ? at::kFloat : weights[0].scalar_type()) {
   TORCH_CHECK(!round_weights || dtype_ == at::kFloat, "Stepper: bfloat16 weights are for float32 modules, got ", dtype_);
+  const c10::InferenceMode normal(false);  // or the state could not be set outside of inference_mode
   const auto type = at::TensorOptions(dtype_ == at::kDouble ? at::kDouble : at::kFloat);
-  h = at::zeros({options.num_layers, batch_size, options.state_size()}, type);
-  if (options.cell == Cell::lstm) c = at::zeros({options.num_layers, batch_size, options.hidden_size}, type);
+  state_.push_back(at::zeros({options.num_layers, batch_size, options.state_size()}, type));
+  if (options.cell == Cell::lstm) state_.push_back(at::zeros({options.num_layers, batch_size, options.hidden_size}, type));
   out_ = at::empty({batch_size, options.state_size()}, dtype_);
   refresh(weights);
 }
 
 void Stepper::refresh(const Tensors& weights) {
-  Turn turn(busy_);
+  const Turn turn(busy_);
+  const c10::InferenceMode normal(false);
   TORCH_CHECK(int64_t(weights.size()) == options_.weight_count(), "Stepper: expected ", options_.weight_count(), " weights, got ", weights.size());
-  Tensors wide, states{h};
-  if (c.defined()) states.push_back(c);
+  Tensors wide;
   for (const Tensor& w : weights) {
     TORCH_CHECK(w.scalar_type() == dtype_ && w.device().is_cpu(), "Stepper: expected weights of dtype ", dtype_, " on the CPU, got ",
                 w.scalar_type(), " on ", w.device());
-    wide.push_back(w.detach().to(h.scalar_type()));
+    wide.push_back(w.detach().resolve_neg().to(state_[0].scalar_type()));
   }
-  const Tensor x = at::zeros({1, batch_size_, options_.input_size}, h.options());
+  const Tensor x = at::zeros({1, batch_size_, options_.input_size}, state_[0].options());
   const auto& [isa, f32, f64] = cpu::kernels();
-  if (dtype_ == at::kDouble) stack_ = std::make_unique<StackOf<double>>(options_, x, states, wide, f64.exact);
-  else stack_ = std::make_unique<StackOf<float>>(options_, x, states, wide, round_weights_ ? f32.rounded : f32.exact);
+  if (dtype_ == at::kDouble) stack_ = std::make_unique<StackOf<double>>(options_, x, state_, wide, f64.exact);
+  else stack_ = std::make_unique<StackOf<float>>(options_, x, state_, wide, round_weights_ ? f32.rounded : f32.exact);
 }
 
 Tensor Stepper::step(const Tensor& x, const std::optional<Tensor>& out) {
   check_rows(x, "x", batch_size_, options_.input_size, dtype_);
-  if (out) check_rows(*out, "out", batch_size_, options_.state_size(), dtype_);
-  Turn turn(busy_);
   const Tensor& to = out ? *out : out_;
+  check_rows(to, "out", batch_size_, options_.state_size(), dtype_);  // even ours: somebody may have reshaped what they got
+  at::assert_no_internal_overlap(to);
+  TORCH_CHECK(!(to.requires_grad() && at::GradMode::is_enabled()), "Stepper: expected an out that requires no gradient");
+  const Turn turn(busy_);
   stack_->step(x, to);
+  if (!to.is_inference()) to.unsafeGetTensorImpl()->bump_version();  // who saved it for a backward pass shall hear of it
   return to;
+}
+
+std::vector<Tensor> Stepper::state() {
+  const Turn turn(busy_);
+  std::vector<Tensor> copies;
+  for (const Tensor& t : state_) copies.push_back(t.clone());
+  return copies;
+}
+
+void Stepper::set_state(const std::optional<std::vector<Tensor>>& state) {
+  const Turn turn(busy_);
+  const at::NoGradGuard no_grad;
+  std::vector<Tensor> values;  // all of them before the first is written
+  for (size_t i = 0; i < state_.size(); ++i) values.push_back(state ? at::empty_like(state_[i]).copy_(state->at(i)) : at::zeros_like(state_[i]));
+  for (size_t i = 0; i < state_.size(); ++i) state_[i].copy_(values[i]);
 }
 
 }  // namespace rnnk

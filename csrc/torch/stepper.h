@@ -3,13 +3,14 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <vector>
 
-#include "torch/modules.h"
+#include "torch/module_reader.h"
 
 namespace rnnk {
 
-// A stack of layers in one direction. `step` allocates nothing and takes no lock. One call at a time: one that comes while another
-// runs is refused.
+// A stack of layers in one direction. `step` allocates nothing and takes no lock. One call at a time, of whatever method: one that
+// comes while another runs is refused.
 class Stepper {
  public:
   // The layers' kernels, for one type of arithmetic: torch/stepper.cpp.
@@ -27,12 +28,17 @@ class Stepper {
   // x [B, I] to the top layer's state [B, P], written to `out` or else to the tensor that every such call returns.
   Tensor step(const Tensor& x, const std::optional<Tensor>& out);
 
-  Tensor h, c;  // the state itself: [L, B, P] and, of an LSTM, [L, B, H], in float32 for a module of bfloat16 or float16
+  // A copy of the state: h [L, B, P] and, of an LSTM, c [L, B, H]; in float32 for a module of bfloat16 or float16.
+  std::vector<Tensor> state();
+
+  // Copies as many tensors of the same shapes into the state, or zeros it.
+  void set_state(const std::optional<std::vector<Tensor>>& state);
 
  private:
   const ModuleOptions options_;
   const int64_t batch_size_;
   const bool round_weights_;
+  Tensors state_;  // h and, of an LSTM, c
   at::ScalarType dtype_;  // the module's
   Tensor out_;
   std::unique_ptr<Stack> stack_;

@@ -54,7 +54,7 @@ struct Gradients {
 };
 
 // `without` is a bit set of pointers to leave null: 0 d_out, 1 d_h_n, 2 d_c_n, 3 d_x, 4 d_h0, 5 d_c0, 6.. d_weights' five; 11 gates.
-constexpr unsigned recompute = 1u << 11;
+constexpr unsigned without_gates = 1u << 11;
 
 template <class T>
 Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T>& saved, int threads, unsigned without = 0) {
@@ -76,7 +76,7 @@ Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T
     if (without >> bit++ & 1) *pointer = nullptr;
   for (T** pointer : {&args.d_x.data, &args.d_h0, &args.d_c0})
     if (without >> bit++ & 1) *pointer = nullptr;
-  if (without & recompute) args.gates = nullptr;
+  if (without & without_gates) args.gates = nullptr;
   run(kernels_of<T>(table).backward, args);
   return to;
 }

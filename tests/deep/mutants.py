@@ -10,7 +10,7 @@ LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru"
 FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS, SIMD = (
     f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens", "simd"))
 SCHEDULE, CHECKED, LAYER, AUTOGRAD, MODULES, STEPPER = (
-    f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "layer", "autograd", "modules", "stepper"))
+    f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "layer", "autograd", "module_reader", "stepper"))
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ MUTANTS = [
            "recompute_(thread, chunks);"),
     Mutant("stepper: the output of the step before", STEPPER, "for (const auto& layer : layers_) layer->step(threads);\n    copy_rows(top",
            "copy_rows(top"),
-    Mutant("stepper: the second row of x for the first", STEPPER, "from[i * from_stride + j]", "from[j]"),
+    Mutant("stepper: the first row of x for all", STEPPER, "from[i * from_stride + j]", "from[j]"),
     Mutant("modules: every layer starts from the first one's state", MODULES, "states[k].narrow(0, l * D, D)", "states[k].narrow(0, 0, D)"),
     Mutant("modules: both directions with the same weights", MODULES, "&weights[(l * D + d) * per_direction]", "&weights[l * D * per_direction]"),
 ]

@@ -9,7 +9,7 @@ namespace rnnk {
 
 using Tensors = c10::SmallVector<Tensor, 8>;
 
-// What a module's constructor fixed, and whether it is training.
+// What a module's constructor fixed, and what it keeps in training.
 struct ModuleOptions {
   Cell cell;
   int64_t input_size, hidden_size, proj_size, num_layers;
@@ -22,7 +22,8 @@ struct ModuleOptions {
   int64_t state_size() const { return proj_size ? proj_size : hidden_size; }
 };
 
-// A module, read through its __dict__: a dozen attributes cost a quarter of a short step when Python reads them.
+// A module, read through its __dict__: a dozen attributes cost a quarter of a short step when Python reads them. Parameters as in
+// rnnkernels/support.py.
 class ModuleReader {
   pybind11::handle module_;
   pybind11::object own_;

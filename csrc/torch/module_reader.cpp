@@ -1,4 +1,4 @@
-#include "torch/modules.h"
+#include "torch/module_reader.h"
 
 #include <ATen/core/grad_mode.h>
 
@@ -12,10 +12,12 @@ py::handle interned(const char* name) { return PyUnicode_InternFromString(name);
 
 py::object find(py::handle dict, py::handle name, py::handle otherwise) {
   PyObject* value = PyDict_Check(dict.ptr()) ? PyDict_GetItemWithError(dict.ptr(), name.ptr()) : nullptr;
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
   return value ? py::reinterpret_borrow<py::object>(value) : py::getattr(otherwise, name);
 }
 
 Cell cell_of(const py::object& mode) {
+  TORCH_CHECK(PyUnicode_Check(mode.ptr()), "rnnkernels: expected mode to be a string");
   const auto is = [&](const char* name) { return PyUnicode_CompareWithASCIIString(mode.ptr(), name) == 0; };
   if (is("LSTM")) return Cell::lstm;
   if (is("GRU")) return Cell::gru;
@@ -49,7 +51,7 @@ ModuleOptions ModuleReader::options() const {
           flag(batch_first),
           flag(bidirectional),
           flag(training) ? py::cast<double>(attribute(dropout)) : 0.0,
-          at::GradMode::is_enabled() && py::cast<bool>(py::getattr(module_, recompute, py::bool_(false)))};
+          at::GradMode::is_enabled() && bool(py::bool_(py::getattr(module_, recompute, py::bool_(false))))};
 }
 
 py::object ModuleReader::parameters() const {

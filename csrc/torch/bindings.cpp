@@ -57,8 +57,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def(pybind11::init(&make_stepper))
       .def("refresh", [](Stepper& stepper, pybind11::handle module) { stepper.refresh(flat_weights(ModuleReader(module))); })
       .def("step", &Stepper::step, pybind11::call_guard<pybind11::gil_scoped_release>())
-      .def_readonly("h", &Stepper::h)
-      .def_readonly("c", &Stepper::c);
+      .def("state", &Stepper::state)
+      .def("set_state", &Stepper::set_state);
   m.def("build_info", &build_info);
   m.def("active_isa", [] { return cpu::kernels().isa; });
 }
