@@ -24,7 +24,7 @@ def graph(problem):
     attributes = {"hidden_size": H, "direction": "bidirectional" if D == 2 else "forward"}
     attributes |= {"linear_before_reset": 1} if point.cell == "GRU" else {}
 
-    nodes, constants, x = [], {"shape": np.array(y_shape)}, "x"
+    nodes, constants, x = [], {}, "x"
     for layer in range(point.L):
         own = problem.weights[layer * D * 4 : (layer + 1) * D * 4]
         weights = {f"{name}{layer}": w.numpy() for name, w in operands(point.cell, own).items()}
@@ -41,6 +41,7 @@ def graph(problem):
         ]
         x = y
     if point.L * D > 1:
+        constants["shape"] = np.array(y_shape)
         nodes += [helper.make_node("Concat", [f"{s}_n{layer}" for layer in range(point.L)], [f"{s}_n"], axis=0) for s in states]
 
     typed = lambda arrays: [helper.make_tensor_value_info(k, TensorProto.FLOAT, a.shape) for k, a in arrays.items()]
