@@ -4,12 +4,6 @@
 
 using rnnk::cpu::Kernels;
 
-template <class T>
-const rnnk::cpu::KernelsOf<T>& kernels_of(const Kernels& table) {
-  if constexpr (sizeof(T) == 4) return table.f32;
-  else return table.f64;
-}
-
 // Runs a kernel in a workspace of exactly the size it asks for, full of NaN.
 template <class Args>
 void run(size_t (*kernel)(const Args&, void*), const Args& args) {
@@ -33,7 +27,7 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
   rnnk::ForwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), p.h0.data(), p.c0.data(),
                             to.out.template view<T>(), to.h_n.data(), to.c_n.data(), to.gates.data(), to.cells.data()};
   for (int d = 0; d < c.D; ++d) args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
-  if (!prepared) return run(kernels_of<T>(table).forward, args), std::move(to);
+  if (!prepared) return run(table.of<T>().forward, args), std::move(to);
   args.threads = threads + 1;  // may fall after packing
   const Buffer<char> workspace(int64_t(std::max(prepared->pack(args, nullptr), prepared->run(args, nullptr))), 64);
   {
@@ -77,6 +71,6 @@ Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T
   for (T** pointer : {&args.d_x.data, &args.d_h0, &args.d_c0})
     if (without >> bit++ & 1) *pointer = nullptr;
   if (without & without_gates) args.gates = nullptr;
-  run(kernels_of<T>(table).backward, args);
+  run(table.of<T>().backward, args);
   return to;
 }

@@ -53,7 +53,7 @@ void test_case(const Case& c, const Kernels& table, const Problem<T>& p, const E
   const Outputs<T> outputs = forward(table, p, 1);
   compare(name, expected, outputs);
   check_same(name + " without saving", outputs, forward(table, p, 1, false));
-  const auto& kernels = kernels_of<T>(table);
+  const auto& kernels = table.of<T>();
   for (int threads : {1, 2}) check_same(name + " packed before", outputs, forward(table, p, threads, true, &kernels.exact));
   if (kernels.rounded.run) check_same(name + " rounded", forward(table, with_rounded_weights(p), 1), forward(table, p, 2, true, &kernels.rounded));
   const Outputs<T> saved = outputs;
