@@ -77,10 +77,8 @@ class ForwardLoop {
     workspace_ = arena.used();
   }
 
-  // Thread i packs the i-th share of all panels: with one team these are the ones it will use.
   void pack(int thread) const {
-    const Range mine = share(s_.D * panels_, partition_.threads, thread);
-    for (int64_t i = mine.begin; i < mine.end; ++i) weights_[i / panels_].pack(i % panels_);
+    Gates::pack(weights_, s_, partition_.threads, thread);
     if (!projected_) return;
     for (int d = 0; d < s_.D; ++d) {
       const Range states = share(w_hr_[d].count(), partition_.threads, thread);

@@ -32,10 +32,10 @@ class GateWeights {
         w_hh_(packing == Packing::never ? nullptr : arena.take<S>(panels(s) * width * s.P)),
         bias_(arena.take<T>(C::biases * padded_units())) {}
 
-  void pack(int64_t p) const {
-    if (w_ih_) pack_panel(w_.w_ih, I_, p, w_ih_);
-    if (w_hh_) pack_panel(w_.w_hh, P_, p, w_hh_);
-    pack_bias(p);
+  // Thread i packs the i-th share of the panels of all directions: with one team these are the ones it will use.
+  static void pack(const GateWeights (&directions)[2], const Shape& s, int threads, int thread) {
+    const Range mine = share(s.D * panels(s), threads, thread);
+    for (int64_t i = mine.begin; i < mine.end; ++i) directions[i / panels(s)].pack(i % panels(s));
   }
 
   // Panel p of x W_ih^T and of h W_hh^T for M rows, to[m * width].
@@ -57,6 +57,12 @@ class GateWeights {
   }
 
  private:
+  void pack(int64_t p) const {
+    if (w_ih_) pack_panel(w_.w_ih, I_, p, w_ih_);
+    if (w_hh_) pack_panel(w_.w_hh, P_, p, w_hh_);
+    pack_bias(p);
+  }
+
   int64_t padded_units() const { return (H_ + units - 1) / units * units; }
 
   void pack_panel(const T* w, int64_t K, int64_t p, S* packed) const {

@@ -35,11 +35,7 @@ class Recompute {
     scratch_ = PerThread<Scratch>(arena, threads, [this](Arena& own) { return scratch(own); });
   }
 
-  void pack(int thread) const {
-    const int64_t panels = Gates::panels(a_->shape);
-    const Range mine = share(a_->shape.D * panels, threads_, thread);
-    for (int64_t i = mine.begin; i < mine.end; ++i) weights_[i / panels].pack(i % panels);
-  }
+  void pack(int thread) const { Gates::pack(weights_, a_->shape, threads_, thread); }
 
   // Thread `thread`'s panels of both directions' chunks.
   void operator()(int thread, const Chunk (&chunks)[2]) const {
