@@ -63,6 +63,7 @@ struct ForwardArgs {
   Rows<T> out;      // [T, B, D * P], direction d at column d * P
   T* h_n;           // [D, B, P]
   T* c_n;           // [D, B, H], LSTM only
+  int64_t turn;     // counts the calls with these weights, see cpu/walk.h
   T* gates;         // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them (with lengths there is room for T * B tokens)
   T* cells;         // [D, N, Hp], likewise; LSTM only
 };

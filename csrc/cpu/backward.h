@@ -26,6 +26,7 @@ class Backward {
     Barrier& barrier;
     Scratch s;
     Chunk chunk, before;  // the steps at hand, and those the loop has just left
+    bool walks_back;      // at this step
   };
 
   const BackwardArgs<T>& a_;
@@ -33,6 +34,7 @@ class Backward {
   const Partition partition_;
   const int64_t Hp_, group_rows_;
   const bool projected_, recomputes_;
+  const int64_t w_hh_bytes_;  // that a member reads at each step
   Barriers barriers_;
   Panels<T> w_hh_[2];    // [slots' gates, P]: D(h) from D(pre-activations)
   Panels<T> w_hr_[2];    // [P, H]: D(o * tanh(c)) from D(h)
@@ -53,7 +55,8 @@ class Backward {
         Hp_(padded_units(s_.H)),
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         projected_(args.weights[0].w_hr),
-        recomputes_(C::saved && !args.gates) {
+        recomputes_(C::saved && !args.gates),
+        w_hh_bytes_(C::gates * s_.H * s_.P * int64_t(sizeof(T)) / partition.members) {
     Arena arena(workspace);
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
@@ -72,6 +75,7 @@ class Backward {
 
   static constexpr int weight_bytes = sizeof(T);
   static Packing packing(const Shape&) { return Packing::now; }
+  static bool runs_in_pieces(const BackwardArgs<T>&) { return false; }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {
@@ -81,7 +85,7 @@ class Backward {
     barriers_.all->wait(partition_.threads);
     const int team = thread / partition_.members, member = thread % partition_.members;
     MemberTask task{{s_, a_.schedule, partition_.groups}, member, share(w_hh_[0].count(), partition_.members, member), {}, barriers_.team[team],
-                    scratch_(thread, [this](Arena& own) { return scratch(own); }), {}, {}};
+                    scratch_(thread, [this](Arena& own) { return scratch(own); }), {}, {}, {}};
     if (projected_) task.hidden_panels = share(w_hr_[0].count(), partition_.members, member);
 
     Chunk before[2], chunks[2];
@@ -133,6 +137,7 @@ class Backward {
     else after = set_slot_rows(task, task.before, task.time(chunk.end));
     for (int64_t step = chunk.end - 1; step >= chunk.begin; --step) {
       const int64_t t = task.time(step), n = task.active_rows(t);
+      task.walks_back = walks_back(w_hh_bytes_, step);
       multiply_w_hh(task, after);
       if (projected_) backward_through_projection(task, t, n);
       else backward_through_cell(task, t, n);
@@ -170,8 +175,9 @@ class Backward {
   void multiply_w_hh(const MemberTask& task, int64_t n) const {
     const Stretches k = gate_stretches(C::hidden_slots, C::gates, s_.H, Hp_);
     T* to = d_h_[task.d] + task.group * d_h_stride_;
-    for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p)
-      w_hh_[task.d].multiply(task.s.slot_rows, n, k, p, Target<T>{to, partition_.groups * d_h_stride_, nullptr, 0, d_h_stride_});
+    for_panels(task.state_panels, task.walks_back, [&](int64_t p, int ahead) {
+      w_hh_[task.d].multiply(task.s.slot_rows, n, k, p, Target<T>{to, partition_.groups * d_h_stride_, nullptr, 0, d_h_stride_}, ahead);
+    });
   }
 
   void backward_through_cell(const MemberTask& task, int64_t t, int64_t n) const {

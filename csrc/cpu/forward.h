@@ -3,7 +3,8 @@
 // The gates of a block of units come out of one product (gate_weights.h), and the cell's equations run on them while they are in
 // the L1. Per chunk of steps: the x products of the chunk (they need no recurrence, so a batch of one still gets full register
 // tiles); then per step, for each panel: h product, cell. A thread computes only its own panels' columns of both, so the team
-// meets once a step (twice with a projection).
+// meets once a step (twice with a projection). In a sequence of one step nobody needs what others compute: there a few panels
+// are a piece that any thread may take (pieces.h).
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -29,7 +30,7 @@ class ForwardLoop {
 
   // A task as one member of its team sees it.
   struct MemberTask : Task {
-    int member;
+    int members;
     Range panels, state_panels;
     Barrier& barrier;
     Scratch s;
@@ -40,6 +41,8 @@ class ForwardLoop {
   const Partition partition_;
   const int64_t panels_, Hp_, group_rows_, chunk_rows_;
   const bool projected_;
+  const int64_t step_bytes_;  // of weights that a thread reads at each step
+  const int64_t parts_;       // a single step's pieces of a task
   Gates weights_[2];
   Panels<T> w_hr_[2];   // with a projection
   Barriers barriers_;
@@ -51,6 +54,8 @@ class ForwardLoop {
  public:
   static constexpr int weight_bytes = sizeof(S);
   size_t workspace() const { return workspace_; }
+  int64_t pieces() const { return s_.D * partition_.groups * parts_; }  // of a single step
+  bool walks_back() const { return cpu::walks_back(step_bytes_, a_.turn); }
 
  protected:
   // The packed weights come first in the workspace: where they lie does not depend on the partition.
@@ -62,7 +67,9 @@ class ForwardLoop {
         Hp_(padded_units(s_.H)),
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
-        projected_(args.weights[0].w_hr) {
+        projected_(args.weights[0].w_hr),
+        step_bytes_(panels_ * Gates::width * (s_.P + (s_.T == 1 ? s_.I : 0)) * weight_bytes / partition.members),
+        parts_(std::min(panels_, partition.members * std::max<int64_t>(1, step_bytes_ / piece_bytes))) {
     Arena arena(workspace);
     for (int d = 0; d < s_.D; ++d) {
       weights_[d] = Gates(arena, s_, args.weights[d], packing);
@@ -90,8 +97,8 @@ class ForwardLoop {
 
   void run(int thread) const {
     const int team = thread / partition_.members, member = thread % partition_.members;
-    MemberTask task{{s_, a_.schedule, partition_.groups}, member, share(panels_, partition_.members, member), {}, barriers_.team[team],
-                    scratch_(thread, [this](Arena& own) { return scratch(own); })};
+    MemberTask task{{s_, a_.schedule, partition_.groups}, partition_.members, share(panels_, partition_.members, member), {},
+                    barriers_.team[team], scratch_(thread, [this](Arena& own) { return scratch(own); })};
     if (projected_) task.state_panels = share(w_hr_[0].count(), partition_.members, member);
     for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
       task.select(i);
@@ -99,7 +106,22 @@ class ForwardLoop {
     }
   }
 
+  void run_piece(int thread, int64_t i) const {
+    MemberTask task{{s_, a_.schedule, partition_.groups}, 1, panels_of_piece(i), {}, barriers_.team[0],
+                    scratch_(thread, [this](Arena& own) { return scratch(own); })};
+    task.select(i / parts_);
+    run(task);
+  }
+
+  void pack_biases(int64_t piece) const {
+    const Range panels = panels_of_piece(piece);
+    for (int64_t p = panels.begin; p < panels.end; ++p) weights_[piece / parts_ / partition_.groups].pack_bias(p);
+  }
+
  private:
+  static constexpr int64_t piece_bytes = 256 << 10;
+  Range panels_of_piece(int64_t i) const { return share(panels_, parts_, i % parts_); }
+
   Scratch scratch(Arena& arena) const {
     const int64_t own_panels = (panels_ + partition_.members - 1) / partition_.members;
     return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<T*>(group_rows_),
@@ -122,13 +144,12 @@ class ForwardLoop {
         row_of_chunk += n;
       }
     }
-    meet(task);
     finish(task);
   }
 
   // Every row at its initial state.
   void start(MemberTask& task) const {
-    const Range own{task.panels.begin * units, std::min(task.panels.end * units, s_.H)};
+    const Range own = own_units(task);
     for (int64_t i = 0; i < task.rows(); ++i) {
       const int64_t b = task.row(i), source = task.d * s_.B + a_.schedule.order[b];
       task.s.h_rows[i] = a_.h0 + source * s_.P;
@@ -163,11 +184,11 @@ class ForwardLoop {
       if (a_.gates) s.gate_rows[i] = a_.gates + token * C::saved * Hp_;
       if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : s.carry_rows[i];
     }
-    for (int64_t p = task.panels.begin; p < task.panels.end; ++p) {
-      weights_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product);
+    for_panels(task.panels, cpu::walks_back(step_bytes_, t + a_.turn), [&](int64_t p, int ahead) {
+      weights_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product, ahead);
       const T* x = x_product(task, p, row_of_chunk);
       for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width); });
-    }
+    });
     meet(task);
     if (projected_) {
       for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p)
@@ -205,26 +226,45 @@ class ForwardLoop {
   }
 
   void finish(const MemberTask& task) const {
-    for (int64_t i = task.member; i < task.rows(); i += partition_.members) {
+    const Range units = own_units(task), states = projected_ ? own_states(task) : units;
+    for (int64_t i = 0; i < task.rows(); ++i) {
       const int64_t to = task.d * s_.B + a_.schedule.order[task.row(i)];
-      std::copy_n(task.s.h_rows[i], s_.P, a_.h_n + to * s_.P);
-      if (C::has_cell_state) std::copy_n(task.s.carry_rows[i], s_.H, a_.c_n + to * s_.H);
+      std::copy(task.s.h_rows[i] + states.begin, task.s.h_rows[i] + states.end, a_.h_n + to * s_.P + states.begin);
+      if (C::has_cell_state) std::copy(task.s.carry_rows[i] + units.begin, task.s.carry_rows[i] + units.end, a_.c_n + to * s_.H + units.begin);
     }
   }
 
-  void meet(const MemberTask& task) const { task.barrier.wait(partition_.members); }
+  // What this member computes, and nobody else.
+  Range own_units(const MemberTask& task) const { return {task.panels.begin * units, std::min(task.panels.end * units, s_.H)}; }
+  Range own_states(const MemberTask& task) const {
+    const int64_t width = w_hr_[0].width();
+    return {task.state_panels.begin * width, std::min(task.state_panels.end * width, s_.P)};
+  }
+
+  void meet(const MemberTask& task) const { task.barrier.wait(task.members); }
 };
+
+// Without a projection, whose units meet once more.
+template <class T>
+bool is_single_step(const ForwardArgs<T>& args) {
+  return args.shape.T == 1 && !args.weights[0].w_hr;
+}
 
 template <class T, template <class> class CellOf>
 struct Forward : ForwardLoop<T, CellOf, T> {
   Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
       : ForwardLoop<T, CellOf, T>(args, partition, workspace, packing(args.shape)) {}
   static Packing packing(const Shape& s) { return reads_unpacked(s.T, s.B) ? Packing::never : Packing::now; }
+  static bool runs_in_pieces(const ForwardArgs<T>& args) { return packing(args.shape) == Packing::never && is_single_step(args); }
 
   void operator()(int thread) const {
     this->pack(thread);
     this->wait_for_all();
     this->run(thread);
+  }
+  void operator()(int thread, int64_t piece) const {
+    this->pack_biases(piece);
+    this->run_piece(thread, piece);
   }
 };
 
@@ -236,6 +276,7 @@ struct KeptAs {
     Pack(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
         : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::now) {}
     static Packing packing(const Shape&) { return Packing::now; }
+    static bool runs_in_pieces(const ForwardArgs<T>&) { return false; }
     void operator()(int thread) const { this->pack(thread); }
   };
 
@@ -244,6 +285,8 @@ struct KeptAs {
     Run(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
         : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::before) {}
     static Packing packing(const Shape&) { return Packing::before; }
+    static bool runs_in_pieces(const ForwardArgs<T>& args) { return is_single_step(args); }
     void operator()(int thread) const { this->run(thread); }
+    void operator()(int thread, int64_t piece) const { this->run_piece(thread, piece); }
   };
 };

@@ -38,9 +38,18 @@ class GateWeights {
     for (int64_t i = mine.begin; i < mine.end; ++i) directions[i / panels(s)].pack(i % panels(s));
   }
 
-  // Panel p of x W_ih^T and of h W_hh^T for M rows, to[m * width].
-  void multiply_w_ih(const T* const* x, int64_t M, int64_t p, T* to) const { multiply(x, M, I_, w_.w_ih, w_ih_, p, to); }
-  void multiply_w_hh(const T* const* h, int64_t M, int64_t p, T* to) const { multiply(h, M, P_, w_.w_hh, w_hh_, p, to); }
+  void pack_bias(int64_t p) const {
+    for (int64_t u = p * units; u < (p + 1) * units; ++u) {
+      T b[C::biases];
+      C::merge_biases([&](int g) { return u < H_ && w_.b_ih ? w_.b_ih[g * H_ + u] : T(0); },
+                      [&](int g) { return u < H_ && w_.b_hh ? w_.b_hh[g * H_ + u] : T(0); }, b);
+      for (int k = 0; k < C::biases; ++k) bias_[k * padded_units() + u] = b[k];
+    }
+  }
+
+  // Panel p of x W_ih^T and of h W_hh^T for M rows, to[m * width]. The caller's next panel is p + ahead.
+  void multiply_w_ih(const T* const* x, int64_t M, int64_t p, T* to, int ahead = 1) const { multiply(x, M, I_, w_.w_ih, w_ih_, p, to, ahead); }
+  void multiply_w_hh(const T* const* h, int64_t M, int64_t p, T* to, int ahead = 1) const { multiply(h, M, P_, w_.w_hh, w_hh_, p, to, ahead); }
 
   // The cell's equations for units u .. u + lanes of `count` rows, from the rows of the products of u's panel.
   template <int count>
@@ -69,15 +78,6 @@ class GateWeights {
     for (int v = 0; v < registers; ++v) transpose_rows(weight_rows(w, K, p, v).row, K, packed + p * K * width + v * V::lanes, width);
   }
 
-  void pack_bias(int64_t p) const {
-    for (int64_t u = p * units; u < (p + 1) * units; ++u) {
-      T b[C::biases];
-      C::merge_biases([&](int g) { return u < H_ && w_.b_ih ? w_.b_ih[g * H_ + u] : T(0); },
-                      [&](int g) { return u < H_ && w_.b_hh ? w_.b_hh[g * H_ + u] : T(0); }, b);
-      for (int k = 0; k < C::biases; ++k) bias_[k * padded_units() + u] = b[k];
-    }
-  }
-
   // The rows of W_ih or W_hh behind register v of panel p. Past the last unit there is nothing to read: any row will do, for no
   // one looks at what becomes of it.
   struct WeightRows {
@@ -91,8 +91,10 @@ class GateWeights {
     return rows;
   }
 
-  void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const S* packed, int64_t p, T* to) const {
-    if (packed) return rows_product<registers>(rows, M, whole_row(K), packed + p * K * width, Target<T>{to, width, nullptr, 0, width});
+  void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const S* packed, int64_t p, T* to, int ahead) const {
+    const int64_t size = K * width;
+    if (packed)
+      return rows_product<registers>(rows, M, whole_row(K), packed + p * size, packed + (p + ahead) * size, Target<T>{to, width, nullptr, 0, width});
     if (M == 0) return;
     for (int v = 0; v < registers; ++v) {
       const WeightRows columns = weight_rows(w, K, p, v);

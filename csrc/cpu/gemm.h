@@ -178,32 +178,35 @@ RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int
   tile_product<MR, NV, far>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
 }
 
-// One block of rows of a panel. Tiles are of even size rather than full ones and a thin rest.
+// One block of rows of a panel; `next` comes after it. Tiles are of even size rather than full ones and a thin rest.
 template <int NV, class T, class S>
-void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const Target<T>& c) {
+void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
+                   const Target<T>& c) {
   constexpr int most = tile_rows(NV);
   constexpr int64_t width = NV * Vec<T>::lanes;
   const int64_t tiles = (M + most - 1) / most, step = tiles ? (width + tiles - 1) / tiles : 0;
   for (int64_t i = 0; i < tiles; ++i) {
     const Range tile = share(M, tiles, i);
-    const S* next = panel + (width + i * step) * K;
+    const S* piece = next + i * step * K;
     with_constant<most>(int(tile.size()), [&](auto MR) {
-      if (far) rows_tile<MR, NV, true>(rows, start, K, chain, panel, c, tile.begin, next, step);
-      else rows_tile<MR, NV, false>(rows, start, K, chain, panel, c, tile.begin, next, step);
+      if (far) rows_tile<MR, NV, true>(rows, start, K, chain, panel, c, tile.begin, piece, step);
+      else rows_tile<MR, NV, false>(rows, start, K, chain, panel, c, tile.begin, piece, step);
     });
   }
 }
 
-// C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them.
+// C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them. The
+// caller's `next` panel is fetched meanwhile.
 template <int NV, class T, class S>
-void rows_product(const T* const* rows, int64_t M, const Stretches& k, const S* panel, Target<T> c) {
+void rows_product(const T* const* rows, int64_t M, const Stretches& k, const S* panel, const S* next, Target<T> c) {
   constexpr int64_t width = NV * Vec<T>::lanes;
   const bool far = M > rows_that_stream && k.count * k.length * width * int64_t(sizeof(S)) >= far_panel_bytes;
   const int64_t chain = chain_length(k.length), block = chains_of_block * chain;
   for (int s = 0; s < k.count; ++s) {
     for (int64_t first = 0; first == 0 || first < k.length; first += block) {
       const int64_t K = std::min(block, k.length - first);
-      block_product<NV>(rows, M, k.start[s] + first, K, chain, far, panel, c);
+      const bool last = s + 1 == k.count && first + block >= k.length;
+      block_product<NV>(rows, M, k.start[s] + first, K, chain, far, panel, last ? next : panel + K * width, c);
       panel += K * width;
       c.store = Store::add;
     }
@@ -268,10 +271,10 @@ struct Panels {
     for (int v = 0; v < registers; ++v) load_upto(row + first + v * lanes, columns - first - v * lanes).store(to + v * lanes);
   }
 
-  // Panel p of C = A times this matrix.
-  void multiply(const T* const* rows, int64_t M, const Stretches& k, int64_t p, Target<T> c) const {
+  // Panel p of C = A times this matrix. The caller's next panel is p + ahead.
+  void multiply(const T* const* rows, int64_t M, const Stretches& k, int64_t p, Target<T> c, int ahead = 1) const {
     c.offset += p * width();
     c.columns -= p * width();
-    with_constant<4>(registers, [&](auto NV) { rows_product<NV>(rows, M, k, panel(p), c); });
+    with_constant<4>(registers, [&](auto NV) { rows_product<NV>(rows, M, k, panel(p), panel(p + ahead), c); });
   }
 };

@@ -31,10 +31,13 @@ inline bool reads_unpacked(int64_t T, int64_t B) { return T * B <= most_direct_r
 // When the weights are packed: by this call, by one before it, or not at all, which reads them where they lie.
 enum class Packing { now, before, never };
 
+constexpr int64_t l2_bytes = 900'000;  // of weights that stay in a core's L2
+
 struct LayerCost {
   int64_t T, B, columns, I, K;  // columns = G * H of each step's products, over I and K = P
   int D, lanes, element;
   Packing packing;
+  bool pieces = false;  // the threads need not meet (pieces.h): each may own panels of all rows
 };
 
 // Cycles of a whole layer under a partition: packing, and what bounds a step: multiplies, weight bytes, the barrier.
@@ -42,14 +45,14 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
   constexpr double unpacked = 10;  // bytes a cycle, from whatever cache
   const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.columns) / p.members;
   const double gates = rows * columns * 32 / cost.lanes;
-  const double barrier = p.members > 1 ? 400 : 0;
+  const double barrier = p.members > 1 && !cost.pieces ? 400 : 0;
   const double bytes = columns * (double(cost.K) + double(cost.I) / double(cost.T)) * cost.element;  // W_ih is read once for all steps
   double step = gates + barrier + 100, once = 0;
   if (cost.packing == Packing::never) {
     step += bytes / unpacked;
   } else {
     const double arithmetic = rows * columns * double(cost.K + cost.I) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
-    const double reading = bytes / (bytes < 24e3 ? 64 : bytes < 800e3 ? 32 : 9);  // L1, L2 and L3 bytes a cycle
+    const double reading = bytes / (bytes < 24e3 ? 64 : bytes < l2_bytes ? 32 : 9);  // L1, L2 and L3 bytes a cycle
     step += std::max(arithmetic, reading) + std::min(arithmetic, reading) / 4;
   }
   if (cost.packing == Packing::now)
@@ -65,7 +68,7 @@ inline Partition choose_partition(const LayerCost& cost, int threads) {
   double least = -1;
   for (int used : {1, threads}) {
     for (int members = 1; members <= used; ++members) {
-      if (used % members) continue;
+      if (used % members || (cost.pieces && members < used)) continue;
       const int teams = used / members;
       Partition p{used, members, std::max<int64_t>(1, (cost.B + most_rows - 1) / most_rows)};
       while ((cost.D * p.groups) % teams && p.groups < cost.B) ++p.groups;

@@ -13,8 +13,10 @@
 #include "args.h"
 #include "cpu/kernels.h"
 #include "cpu/partition.h"
+#include "cpu/pieces.h"
 #include "cpu/task.h"
 #include "cpu/team.h"
+#include "cpu/walk.h"
 #include "cpu/workspace.h"
 #include "dispatch.h"
 

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "cpu/denormals.h"
+
 namespace rnnk::cpu {
 
 namespace {
@@ -12,18 +14,8 @@ namespace {
 // Set in a forked child for good: libgomp's workers did not survive the fork, and waking them would hang.
 std::atomic<bool> forked{false};
 
-// Small values underflow through a recurrence and denormal arithmetic is a hundred times slower.
-class FlushDenormals {
- public:
-  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-};
-
 void run_member(TeamBody body, void* context, int thread, int threads) {
-  FlushDenormals flush;
+  const FlushDenormals flush;
   body(context, thread, threads);
 }
 

@@ -24,11 +24,12 @@ void copy_rows(int64_t rows, int64_t columns, const From* from, int64_t from_str
     for (int64_t j = 0; j < columns; ++j) to[i * to_stride + j] = static_cast<To>(from[i * from_stride + j]);
 }
 
-// One layer of one step. Its state is read and written in place; its output is a buffer of its own.
+// One layer of one step. Its c is read and written in place; h is copied first, for every unit reads all of it. Its output is a
+// buffer of its own.
 template <class T>
 struct StepLayer {
   Checked checked;
-  Tensor out, workspace;
+  Tensor out, h_before, workspace;
   ForwardArgs<T> args{};
   const int most_threads = cpu::available_threads(at::get_num_threads());  // for which the workspace is large enough
 
@@ -42,7 +43,9 @@ struct StepLayer {
     args.threads = most_threads;
     checked.weights(args.weights);
     args.x = input_rows<T>(checked.arguments[X]);
-    args.h0 = args.h_n = layer[H0].mutable_data_ptr<T>();
+    h_before = at::empty_like(layer[H0]);
+    args.h0 = h_before.const_data_ptr<T>();
+    args.h_n = layer[H0].mutable_data_ptr<T>();
     if (layer.cell == Cell::lstm) args.c0 = args.c_n = layer[C0].mutable_data_ptr<T>();
     args.out = output_rows<T>(out);
     workspace = allocate({int64_t(std::max(kernel.pack(args, nullptr), kernel.run(args, nullptr)))}, at::kByte);
@@ -52,6 +55,8 @@ struct StepLayer {
 
   void step(int threads) {
     args.threads = std::min(most_threads, threads);
+    ++args.turn;
+    std::copy_n(args.h_n, h_before.numel(), h_before.mutable_data_ptr<T>());
     kernel.run(args, workspace.mutable_data_ptr());
   }
 };

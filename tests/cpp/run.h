@@ -17,7 +17,7 @@ struct Outputs {
   Buffer<T> h_n, c_n, gates, cells;
 };
 
-// `prepared`: the weights are packed first, and gone when the layer runs.
+// `prepared`: the weights are packed first, and gone when the layer runs. Every other number of threads walks back over the weights.
 template <class T>
 Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool save = true, const rnnk::cpu::PreparedLayer<T>* prepared = nullptr) {
   const Case& c = p.c;
@@ -25,7 +25,7 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
   Outputs<T> to{Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), Buffer<T>(saved * c.saved()),
                 Buffer<T>(c.is_lstm() ? saved : 0)};
   rnnk::ForwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), p.h0.data(), p.c0.data(),
-                            to.out.template view<T>(), to.h_n.data(), to.c_n.data(), to.gates.data(), to.cells.data()};
+                            to.out.template view<T>(), to.h_n.data(), to.c_n.data(), threads, to.gates.data(), to.cells.data()};
   for (int d = 0; d < c.D; ++d) args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
   if (!prepared) return run(table.of<T>().forward, args), std::move(to);
   args.threads = threads + 1;  // may fall after packing

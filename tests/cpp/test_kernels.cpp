@@ -2,23 +2,26 @@
 // built with AddressSanitizer, that they touch nothing but their arrays (problem.h). Links csrc/cpu/*.cpp only, no torch.
 // `test_kernels quick` is the small selection for ThreadSanitizer.
 #include "compare.h"
-#include "cpu/partition.h"
+#include "cpu/walk.h"
 
 using rnnk::Cell;
 using rnnk::cpu::Kernels;
 
 // How the calls were split over threads, to see that the cases reach every way of doing it.
 struct Coverage {
-  bool members = false, teams = false, groups = false;
+  bool members = false, teams = false, groups = false, pieces = false, back = false;
 
   template <class T>
   void note(const Case& c, const std::string& isa, int threads) {
     const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
-    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), rnnk::cpu::reads_unpacked(c.T, c.B) ? rnnk::cpu::Packing::never : rnnk::cpu::Packing::now};
+    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), rnnk::cpu::reads_unpacked(c.T, c.B) ? rnnk::cpu::Packing::never : rnnk::cpu::Packing::now,
+                                    c.T == 1 && !c.P && rnnk::cpu::reads_unpacked(c.T, c.B)};
     const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
     members |= p.members > 1;
     teams |= p.teams() > 1;
     groups |= p.groups > 1;
+    pieces |= cost.pieces && p.threads > 1;
+    back |= p.members > 1 && rnnk::cpu::walks_back(cost.columns * cost.K * int64_t(sizeof(T)) / p.members, 1);
   }
 } coverage;
 
@@ -141,10 +144,17 @@ void test_teams() {
       }
 }
 
+// Single steps that are shared as pieces, and weights that do not stay in the L2.
+void test_steps() {
+  for (Cell cell : cells)
+    for (auto [T, B, H] : {std::array<int64_t, 3>{1, 1, 300}, {1, 5, 170}, {1, 20, 170}, {3, 1, 560}})
+      for (int D : {1, 2}) test_all_tables<float>({cell, T, B, 24, H, 0, D, Layout::full}, B > 1);
+}
+
 void test_quick() {
   for (Cell cell : cells)
     for (Layout layout : {Layout::full, Layout::lengths})
-      for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}, {3, 3, 19, 2}, {30, 12, 33, 2}}) {
+      for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}, {3, 3, 19, 2}, {30, 12, 33, 2}, {1, 2, 300, 2}}) {
         const Case c{cell, T, B, 9, H, 0, int(D), layout};
         test_all_tables<float>(c);
         if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout});
@@ -158,13 +168,16 @@ int main(int count, char** words) {
     test_layouts();
     test_projections();
     test_teams();
+    test_steps();
     for (Cell cell : cells)
       for (const Kernels& table : tables()) {
         test_null_pointers<double>({cell, 4, 5, 3, 19, 0, 2, Layout::lengths}, table);
         if (cell == Cell::lstm) test_null_pointers<double>({cell, 4, 5, 3, 19, 7, 2, Layout::lengths}, table);
       }
     check(coverage.groups, "no case had several groups of rows");
+    check(coverage.back, "no case had weights larger than the L2");
   }
   check(coverage.members && coverage.teams, "no case had a team of several threads, or several teams");
+  check(coverage.pieces, "no case was shared in pieces");
   return finish("test_kernels");
 }

@@ -1,0 +1,149 @@
+#include "cpu/pieces.h"
+
+#include <immintrin.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+
+#include "cpu/denormals.h"
+#include "cpu/partition.h"
+
+namespace rnnk::cpu {
+
+namespace {
+
+constexpr int most_threads = 64;
+constexpr int64_t spins_before_sleep = 25'000;  // about a millisecond
+
+// Between two looks at what one waits for.
+void pause(int64_t spin) {
+  if (spin % 64 == 63) sched_yield();  // whoever has work may be waiting for this core
+  else _mm_pause();
+}
+
+// One call's pieces. A thread's share is counted where no other thread's count lies.
+struct Job {
+  PieceBody body;
+  void* context;
+  int threads;
+  bool back;
+  struct alignas(64) Share {
+    Range pieces;
+    std::atomic<int64_t> taken;
+  } shares[most_threads];
+
+  void work(int thread) {
+    const FlushDenormals flush;
+    for (int i = 0; i < threads; ++i) {
+      Share& s = shares[(thread + i) % threads];
+      for (int64_t n; (n = s.taken.fetch_add(1, std::memory_order_relaxed)) < s.pieces.size();)
+        body(context, thread, back ? s.pieces.end - 1 - n : s.pieces.begin + n);
+    }
+  }
+};
+
+// A thread that sleeps, unless it was called within the last millisecond.
+struct alignas(64) Helper {
+  std::atomic<uint32_t> calls{0};
+  std::atomic<bool> asleep{false};
+  bool started = false;
+
+  void call() {
+    calls.fetch_add(1);
+    if (asleep.load()) syscall(SYS_futex, &calls, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+
+  // Returns the number of calls, once it is not `heard` any more.
+  uint32_t await(uint32_t heard) {
+    for (int64_t spin = 0; spin < spins_before_sleep; pause(spin++))
+      if (calls.load(std::memory_order_acquire) != heard) return calls.load();
+    asleep.store(true);
+    while (calls.load() == heard) syscall(SYS_futex, &calls, FUTEX_WAIT_PRIVATE, heard, nullptr, nullptr, 0);
+    asleep.store(false);
+    return calls.load();
+  }
+};
+
+// The process's helpers and the one job they may have. Nothing here has a destructor: helpers outlive main.
+class Crew {
+  static constexpr uint32_t open = 1u << 31;
+  std::atomic<bool> busy_{false};    // somebody's call has the crew
+  std::atomic<uint32_t> door_{0};    // `open` while the job may be entered, plus the number of helpers inside
+  Job job_{};
+  Helper helpers_[most_threads];     // the first is the caller's place
+
+ public:
+  // False if another call has the crew.
+  bool run(int threads, int64_t count, bool back, PieceBody body, void* context) {
+    if (busy_.exchange(true, std::memory_order_acquire)) return false;
+    job_.body = body, job_.context = context, job_.threads = threads, job_.back = back;
+    for (int i = 0; i < threads; ++i) {
+      job_.shares[i].pieces = share(count, threads, i);
+      job_.shares[i].taken.store(0, std::memory_order_relaxed);
+    }
+    door_.store(open, std::memory_order_release);
+    for (int i = 1; i < threads; ++i)
+      if (start(i)) helpers_[i].call();
+    job_.work(0);
+    door_.fetch_and(~open, std::memory_order_relaxed);
+    for (int64_t spin = 0; door_.load(std::memory_order_acquire) != 0;) pause(spin++);
+    busy_.store(false, std::memory_order_release);
+    return true;
+  }
+
+ private:
+  bool enter() {
+    uint32_t inside = door_.load(std::memory_order_relaxed);
+    while (inside & open)
+      if (door_.compare_exchange_weak(inside, inside + 1, std::memory_order_acquire, std::memory_order_relaxed)) return true;
+    return false;
+  }
+
+  void help(int thread) {
+    for (uint32_t heard = 0;;) {
+      heard = helpers_[thread].await(heard);
+      if (!enter()) continue;
+      if (thread < job_.threads) job_.work(thread);
+      door_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  // False if the system gives no thread; the next call asks again.
+  bool start(int thread);
+};
+
+Crew crew;
+
+bool Crew::start(int thread) {
+  if (helpers_[thread].started) return true;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads of the program
+  pthread_t id;
+  const auto main = [](void* number) -> void* {
+    crew.help(int(reinterpret_cast<intptr_t>(number)));
+    return nullptr;
+  };
+  const bool started = pthread_create(&id, nullptr, main, reinterpret_cast<void*>(intptr_t(thread))) == 0;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (started) pthread_detach(id);
+  return helpers_[thread].started = started;
+}
+
+}  // namespace
+
+void run_pieces(int threads, int64_t count, bool back, PieceBody body, void* context) {
+  threads = int(std::min<int64_t>({threads, most_threads, count}));
+  if (threads > 1 && crew.run(threads, count, back, body, context)) return;
+  const FlushDenormals flush;
+  for (int64_t i = 0; i < count; ++i) body(context, 0, back ? count - 1 - i : i);
+}
+
+}  // namespace rnnk::cpu
