@@ -26,7 +26,7 @@ def run(stepper, xs):
 @needs_extension
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("B, H, L, P, bias", ((1, 17, 1, 0, True), (1, 300, 2, 0, True), (3, 33, 3, 0, False), (1, 40, 2, 7, True), (20, 16, 1, 0, True)))
+@pytest.mark.parametrize("B, H, L, P, bias", ((1, 17, 1, 0, True), (1, 300, 2, 0, True), (3, 33, 3, 0, False), (1, 40, 2, 7, True), (20, 16, 1, 0, True), (1, 500, 1, 0, True)))
 def test_has_the_bits_of_the_sequence(cell, dtype, B, H, L, P, bias):
     P = P if cell == "LSTM" else 0
     module = Case(cell, dtype, I=9, H=H, L=L, P=P, bias=bias).build(rnnkernels)
@@ -219,6 +219,27 @@ def test_many_threads_on_one_stepper():
     for t in threads:
         t.join()
     assert not unexpected and stepper.hx.isfinite().all()
+
+
+@needs_extension
+def test_steps_in_many_threads_at_once():
+    """One of them has the helpers, the others step alone."""
+    torch.set_num_threads(2)
+    module = rnnkernels.GRU(20, 300)
+    xs = torch.randn(200, 1, 20)
+    with torch.no_grad():
+        expected = module(xs)[0]
+    results = [None] * 4
+
+    def steps(i):
+        results[i] = run(Stepper(module), xs)
+
+    threads = [threading.Thread(target=steps, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(torch.equal(result, expected) for result in results)
 
 
 COUNT = """

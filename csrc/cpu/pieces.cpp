@@ -49,25 +49,52 @@ struct Job {
   }
 };
 
-// A thread that sleeps, unless it was called within the last millisecond.
-struct alignas(64) Helper {
-  std::atomic<uint32_t> calls{0};
-  std::atomic<bool> asleep{false};
+// A thread that sleeps, unless it was called within the last millisecond. It works on another core than its caller: left to
+// themselves, schedulers of virtual machines wake it on the caller's, and take 10 ms to move it.
+class alignas(64) Helper {
+  std::atomic<uint32_t> calls_{0};
+  std::atomic<bool> asleep_{false}, kept_off_{false};
+  std::atomic<int> id_{0}, core_{0};
+  cpu_set_t home_;
+
+ public:
   bool started = false;
 
-  void call() {
-    calls.fetch_add(1);
-    if (asleep.load()) syscall(SYS_futex, &calls, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  void call(int callers_core) {
+    if (asleep_.load() || core_.load(std::memory_order_relaxed) == callers_core) keep_off(callers_core);
+    calls_.fetch_add(1);
+    if (asleep_.load()) syscall(SYS_futex, &calls_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+
+  // The helper's own part.
+
+  void begin() {
+    sched_getaffinity(0, sizeof(home_), &home_);
+    id_.store(int(syscall(SYS_gettid)));
   }
 
   // Returns the number of calls, once it is not `heard` any more.
   uint32_t await(uint32_t heard) {
-    for (int64_t spin = 0; spin < spins_before_sleep; pause(spin++))
-      if (calls.load(std::memory_order_acquire) != heard) return calls.load();
-    asleep.store(true);
-    while (calls.load() == heard) syscall(SYS_futex, &calls, FUTEX_WAIT_PRIVATE, heard, nullptr, nullptr, 0);
-    asleep.store(false);
-    return calls.load();
+    for (int64_t spin = 0; spin < spins_before_sleep && calls_.load() == heard; ++spin) pause(spin);
+    if (calls_.load() == heard) {
+      asleep_.store(true);
+      while (calls_.load() == heard) syscall(SYS_futex, &calls_, FUTEX_WAIT_PRIVATE, heard, nullptr, nullptr, 0);
+      asleep_.store(false);
+    }
+    if (kept_off_.exchange(false)) sched_setaffinity(0, sizeof(home_), &home_);
+    core_.store(sched_getcpu(), std::memory_order_relaxed);
+    return calls_.load();
+  }
+
+ private:
+  // Until it has come.
+  void keep_off(int core) {
+    if (id_.load() == 0) return;
+    cpu_set_t others = home_;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    kept_off_.store(true);
+    sched_setaffinity(id_.load(), sizeof(others), &others);
   }
 };
 
@@ -89,8 +116,8 @@ class Crew {
       job_.shares[i].taken.store(0, std::memory_order_relaxed);
     }
     door_.store(open, std::memory_order_release);
-    for (int i = 1; i < threads; ++i)
-      if (start(i)) helpers_[i].call();
+    for (int i = 1, core = sched_getcpu(); i < threads; ++i)
+      if (start(i)) helpers_[i].call(core);
     job_.work(0);
     door_.fetch_and(~open, std::memory_order_relaxed);
     for (int64_t spin = 0; door_.load(std::memory_order_acquire) != 0;) pause(spin++);
@@ -107,6 +134,7 @@ class Crew {
   }
 
   void help(int thread) {
+    helpers_[thread].begin();
     for (uint32_t heard = 0;;) {
       heard = helpers_[thread].await(heard);
       if (!enter()) continue;

@@ -7,8 +7,10 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 from dataclasses import dataclass
 
 LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
-FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS, SIMD = (
-    f"csrc/cpu/{name}.h" for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens", "simd"))
+FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS, SIMD, WALK = (
+    f"csrc/cpu/{name}.h"
+    for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens", "simd", "walk"))
+PIECES = "csrc/cpu/pieces.cpp"
 SCHEDULE, CHECKED, LAYER, AUTOGRAD, MODULES, STEPPER = (
     f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "layer", "autograd", "module_reader", "stepper"))
 
@@ -73,9 +75,14 @@ MUTANTS = [
     Mutant("product: a later block of k replaces the sum", GEMM, "c.store = Store::add;", ""),
     Mutant("cells: the second row of two takes the first one's reciprocal", SEVERAL, "return recip(a.part[i]);", "return recip(a.part[0]);"),
     Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K);", "const int64_t chain = K + 16;"),
+    Mutant("walk: going back misses the first panel", WALK, "p-- > panels.begin;", "p-- > panels.begin + 1;"),
+    Mutant("pieces: going back misses the first piece", PIECES, "s.pieces.end - 1 - n", "s.pieces.end - 1 - (n + 1 < s.pieces.size() ? n : 0)"),
+    Mutant("pieces: a step's last panel is nobody's", FORWARD, "share(panels_, parts_, i % parts_)", "share(panels_ - (parts_ > 1), parts_, i % parts_)"),
+    Mutant("pieces: the caller does not wait for helpers", PIECES, "door_.load(std::memory_order_acquire) != 0;) pause(spin++);", "spin < 0;) pause(spin++);"),
+    Mutant("stepper: h read while it is written", STEPPER, "args.h0 = h_before.const_data_ptr<T>();", "args.h0 = layer[H0].const_data_ptr<T>();"),
     # The backward loop.
-    Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      multiply_w_hh",
-           "const int64_t t = step, n = task.active_rows(t);\n      multiply_w_hh"),
+    Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      task.walks_back",
+           "const int64_t t = step, n = task.active_rows(t);\n      task.walks_back"),
     Mutant("backward: d_out of the first direction for both", BACKWARD, "a.d_out.at(a.schedule, t, b) + task.d * k.s_.P", "a.d_out.at(a.schedule, t, b)"),
     Mutant("backward: D(c) starts at a stale value", BACKWARD, ": V(0)).store(d_carry_", ": V(0.001)).store(d_carry_"),
     Mutant("backward: saved gates overwritten", BACKWARD, "d.carry.part[j].store(rows.carry[j] + u);",
