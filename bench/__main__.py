@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import machine, peers, plot, report
+from bench import machine, peers, plot, plot_bound, report
 from bench.problem import TOLERANCE, Mismatch
 from bench.roofline import Limits
 from bench.shapes import CELLS, MODES, SUITES, Point
@@ -77,8 +77,11 @@ def main(argv: list[str] | None = None) -> int:
             args.out.write_text(json.dumps(run, indent=1) + "\n")  # after every point: an aborted run keeps its figures
 
     console.print("", report.table(run))
-    plot.draw(run, args.out.with_suffix(".png"))
-    console.print(f"wrote {args.out} and {args.out.with_suffix('.png')}")
+    pictures = [args.out.with_suffix(".png")]
+    plot.draw(run, pictures[0])
+    if plot_bound.draw(run, plot_bound.path_beside(args.out)):
+        pictures.append(plot_bound.path_beside(args.out))
+    console.print("wrote", args.out, *pictures)
     if not args.check:
         return 0
     verdicts = report.verdicts(run)

@@ -10,7 +10,7 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from bench import __main__ as cli
-from bench import memory, peers, report, roofline, timing
+from bench import memory, peers, plot_bound, report, roofline, timing
 from bench.peers import torch as torch_nn
 from bench.problem import Mismatch, arrays, draw
 from bench.shapes import CELLS, SUITES, Point
@@ -48,7 +48,7 @@ def test_a_wrong_contender_is_never_timed(hasty):
         timing.measure(Point("GRU", "forward", T=3, B=2, H=5), contenders, threads=1)
 
 
-def test_run_writes_table_json_and_plot(hasty, tmp_path, capsys):
+def test_run_writes_table_json_and_plots(hasty, tmp_path, capsys):
     out = tmp_path / "run.json"
     argv = ["--suite", "step", "--hidden", "16", "--peers", "torch", "--threads", "1", "--out", str(out), "--check"]
     assert cli.main(argv) in (0, 1)  # whether a bar is met says nothing in a test
@@ -56,6 +56,7 @@ def test_run_writes_table_json_and_plot(hasty, tmp_path, capsys):
     assert [point["cell"] for point in run["points"]] == list(CELLS)
     assert run["points"][0]["ratios"]["torch"]["median"] > 0
     assert "bar 3.00x  T = 1, packed" in said and out.with_suffix(".png").stat().st_size > 10_000
+    assert plot_bound.path_beside(out).exists() == any(point["bound"] for point in run["points"])
     assert report.markdown(run).count("\n| LSTM step | 1 | 1 |") == 1
 
 
