@@ -25,7 +25,7 @@ class ForwardLoop {
     T** carry_rows;         // [group_rows] LSTM: the c each row has reached
     T** next_carry_rows;    // [group_rows] LSTM: where this step's c goes
     T* x_product;           // [own panels, chunk_rows, width]
-    T* h_product;           // [group_rows, width]
+    T* h_product;           // [group_rows, width], or of one row [own panels, width]
   };
 
   // A task as one member of its team sees it.
@@ -127,7 +127,7 @@ class ForwardLoop {
     return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<T*>(group_rows_),
             arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),
             arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
-            arena.take<T>(group_rows_ * width)};
+            arena.take<T>(std::max(group_rows_, own_panels) * width)};
   }
 
   // The recurrence.
@@ -184,11 +184,14 @@ class ForwardLoop {
       if (a_.gates) s.gate_rows[i] = a_.gates + token * C::saved * Hp_;
       if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : s.carry_rows[i];
     }
-    for_panels(task.panels, cpu::walks_back(step_bytes_, t + a_.turn), [&](int64_t p, int ahead) {
-      weights_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product, ahead);
-      const T* x = x_product(task, p, row_of_chunk);
-      for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width); });
-    });
+    const bool back = cpu::walks_back(step_bytes_, t + a_.turn);
+    if (n == 1 && weights_[task.d].packed()) advance_row(task, row_of_chunk, back);
+    else
+      for_panels(task.panels, back, [&](int64_t p, int ahead) {
+        weights_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product, ahead);
+        const T* x = x_product(task, p, row_of_chunk);
+        for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width, s.h_product + i * width, Gates::rows_beside); });
+      });
     meet(task);
     if (projected_) {
       for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p)
@@ -199,21 +202,41 @@ class ForwardLoop {
     if (C::has_cell_state) std::copy_n(s.next_carry_rows, n, s.carry_rows);
   }
 
-  // The units of panel p in rows i to i + count: products and biases to gates to the new state.
+  // Of a single row: all its products first, for a panel's cells have no other row to run beside, but they have other panels. Not
+  // where weights are read unpacked: arithmetic as dense as this lowers the core's clock, and a whole module call by 8%.
+  void advance_row(MemberTask& task, int64_t row_of_chunk, bool back) const {
+    const auto h_product = [&](int64_t p) { return task.s.h_product + (p - task.panels.begin) * width; };
+    for_panels(task.panels, back, [&](int64_t p, int ahead) { weights_[task.d].multiply_w_hh(task.s.h_rows, 1, p, h_product(p), ahead); });
+    const typename Gates::Beside panels_beside{0, units, chunk_rows_ * width, width};
+    const int64_t whole = std::min(task.panels.end, (s_.H - 1 + V::lanes) / units);  // panels without a vector past the last unit
+    for (int64_t p = task.panels.begin; p < task.panels.end;) {
+      const auto apply = [&](auto count) {
+        apply_cell<count>(task, p, 0, x_product(task, p, row_of_chunk), h_product(p), panels_beside);
+        p += count;
+      };
+      if (p + rows_at_once <= whole) apply(std::integral_constant<int, rows_at_once>{});
+      else apply(std::integral_constant<int, 1>{});
+    }
+  }
+
+  // The units of panel p of row i, and those beside them: products and biases to gates to the new state.
   template <int count>
-  RNNK_FN void apply_cell(const MemberTask& task, int64_t p, int64_t i, const T* x_product) const {
+  RNNK_FN void apply_cell(const MemberTask& task, int64_t p, int64_t i, const T* x_product, const T* h_product,
+                          const typename Gates::Beside& beside) const {
     using W = Several<V, count>;
     const Scratch& s = task.s;
-    T* const* state_rows = (projected_ ? s.hidden_rows : s.out_rows) + i;
-    const T* h_product = s.h_product + i * width;
-    for (int64_t u = p * units; u < std::min((p + 1) * units, s_.H); u += V::lanes) {
-      const W carry = W::of([&](int j) { return previous(s, i + j, u); });
-      const auto next = weights_[task.d].template run_cell<count>(x_product, h_product, u, carry);
+    T* const* state_rows = projected_ ? s.hidden_rows : s.out_rows;
+    for (int64_t first = p * units; first < std::min((p + 1) * units, s_.H); first += V::lanes) {
+      const auto row = [&](int j) { return i + j * beside.row; };
+      const auto unit = [&](int j) { return first + j * beside.unit; };
+      const W carry = W::of([&](int j) { return previous(s, row(j), unit(j)); });
+      const auto next = weights_[task.d].template run_cell<count>(x_product, h_product, beside, first, carry);
       W::for_each([&](int j) {
-        store_upto(next.h.part[j], state_rows[j] + u, s_.H - u);
-        if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[i + j] + u);
+        const int64_t u = unit(j);
+        store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);
+        if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[row(j)] + u);
         if (!a_.gates) return;
-        for (int k = 0; k < C::saved; ++k) next.saved[k].part[j].store(s.gate_rows[i + j] + k * Hp_ + u);
+        for (int k = 0; k < C::saved; ++k) next.saved[k].part[j].store(s.gate_rows[row(j)] + k * Hp_ + u);
       });
     }
   }

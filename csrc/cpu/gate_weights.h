@@ -47,21 +47,29 @@ class GateWeights {
     }
   }
 
+  bool packed() const { return w_hh_; }
+
   // Panel p of x W_ih^T and of h W_hh^T for M rows, to[m * width]. The caller's next panel is p + ahead.
   void multiply_w_ih(const T* const* x, int64_t M, int64_t p, T* to, int ahead = 1) const { multiply(x, M, I_, w_.w_ih, w_ih_, p, to, ahead); }
   void multiply_w_hh(const T* const* h, int64_t M, int64_t p, T* to, int ahead = 1) const { multiply(h, M, P_, w_.w_hh, w_hh_, p, to, ahead); }
 
-  // The cell's equations for units u .. u + lanes of `count` rows, from the rows of the products of u's panel.
+  // What the cell runs on side by side lies this far apart: the same units of several rows, or of one row the units of several panels.
+  struct Beside {
+    int64_t row, unit, x_product, h_product;
+  };
+  static constexpr Beside rows_beside{1, 0, width, width};
+
+  // The cell's equations for units u .. u + lanes of a row and `count` - 1 beside them, from the products of u's panel.
   template <int count>
-  RNNK_FN auto run_cell(const T* x_product, const T* h_product, int64_t u, const Several<V, count>& carry) const {
+  RNNK_FN auto run_cell(const T* x_product, const T* h_product, const Beside& next, int64_t u, const Several<V, count>& carry) const {
     using W = Several<V, count>;
     W x[C::gates], h[C::gates], b[C::biases];
     for (int g = 0; g < C::gates; ++g) {
       const int64_t column = g * units + u % units;
-      x[g] = W::of([&](int j) { return V::load(x_product + j * width + column); });
-      h[g] = W::of([&](int j) { return V::load(h_product + j * width + column); });
+      x[g] = W::of([&](int j) { return V::load(x_product + j * next.x_product + column); });
+      h[g] = W::of([&](int j) { return V::load(h_product + j * next.h_product + column); });
     }
-    for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int) { return V::load(bias_ + k * padded_units() + u); });
+    for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int j) { return V::load(bias_ + k * padded_units() + u + j * next.unit); });
     return CellOf<W>::forward(x, h, b, carry);
   }
 

@@ -58,7 +58,7 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
   if (cost.packing == Packing::now)
     once = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
-  return once + rounds * double(cost.T) * step + (p.threads > 1 ? 8000 : 0);
+  return once + rounds * double(cost.T) * step + (p.threads == 1 ? 0 : cost.pieces ? 3000 : 8000);
 }
 
 // The cheapest of the splits into equal teams. Every choice gives the same bits.

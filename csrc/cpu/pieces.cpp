@@ -21,6 +21,7 @@ namespace {
 
 constexpr int most_threads = 64;
 constexpr int64_t spins_before_sleep = 25'000;  // about a millisecond
+constexpr uint64_t cycles_between_close_calls = 2'000'000;
 
 // Between two looks at what one waits for.
 void pause(int64_t spin) {
@@ -60,7 +61,8 @@ class alignas(64) Helper {
  public:
   bool started = false;
 
-  void call(int callers_core) {
+  void call(int callers_core, bool wake) {
+    if (asleep_.load(std::memory_order_relaxed) && !wake) return;
     if (asleep_.load() || core_.load(std::memory_order_relaxed) == callers_core) keep_off(callers_core);
     calls_.fetch_add(1);
     if (asleep_.load()) syscall(SYS_futex, &calls_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
@@ -103,21 +105,25 @@ class Crew {
   static constexpr uint32_t open = 1u << 31;
   std::atomic<bool> busy_{false};    // somebody's call has the crew
   std::atomic<uint32_t> door_{0};    // `open` while the job may be entered, plus the number of helpers inside
+  uint64_t last_call_ = 0;           // in cycles
   Job job_{};
   Helper helpers_[most_threads];     // the first is the caller's place
 
  public:
   // False if another call has the crew.
-  bool run(int threads, int64_t count, bool back, PieceBody body, void* context) {
+  bool run(int threads, const Pieces& pieces, PieceBody body, void* context) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
-    job_.body = body, job_.context = context, job_.threads = threads, job_.back = back;
+    job_.body = body, job_.context = context, job_.threads = threads, job_.back = pieces.back;
     for (int i = 0; i < threads; ++i) {
-      job_.shares[i].pieces = share(count, threads, i);
+      job_.shares[i].pieces = share(pieces.count, threads, i);
       job_.shares[i].taken.store(0, std::memory_order_relaxed);
     }
     door_.store(open, std::memory_order_release);
+    const uint64_t now = __rdtsc();
+    const bool wake = pieces.wakes || now - last_call_ < cycles_between_close_calls;
+    last_call_ = now;
     for (int i = 1, core = sched_getcpu(); i < threads; ++i)
-      if (start(i)) helpers_[i].call(core);
+      if (start(i)) helpers_[i].call(core, wake);
     job_.work(0);
     door_.fetch_and(~open, std::memory_order_relaxed);
     for (int64_t spin = 0; door_.load(std::memory_order_acquire) != 0;) pause(spin++);
@@ -167,11 +173,11 @@ bool Crew::start(int thread) {
 
 }  // namespace
 
-void run_pieces(int threads, int64_t count, bool back, PieceBody body, void* context) {
-  threads = int(std::min<int64_t>({threads, most_threads, count}));
-  if (threads > 1 && crew.run(threads, count, back, body, context)) return;
+void run_pieces(const Pieces& pieces, PieceBody body, void* context) {
+  const int threads = int(std::min<int64_t>({pieces.threads, most_threads, pieces.count}));
+  if (threads > 1 && crew.run(threads, pieces, body, context)) return;
   const FlushDenormals flush;
-  for (int64_t i = 0; i < count; ++i) body(context, 0, back ? count - 1 - i : i);
+  for (int64_t i = 0; i < pieces.count; ++i) body(context, 0, pieces.back ? pieces.count - 1 - i : i);
 }
 
 }  // namespace rnnk::cpu

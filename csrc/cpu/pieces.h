@@ -8,9 +8,16 @@
 
 namespace rnnk::cpu {
 
-// Calls body(context, thread, piece) once for each piece in 0 .. count, on up to `threads` threads, with denormals flushed to
-// zero. A thread first takes its own share, the same one at every call, from its end if `back`, then what others have left.
+struct Pieces {
+  int threads;    // at most
+  int64_t count;
+  bool back;      // from the last to the first
+  bool wakes;     // worth waking a helper for, which costs the caller some 5 us; otherwise only calls close to each other do
+};
+
+// Calls body(context, thread, piece) once for each piece, with denormals flushed to zero. A thread first takes its own share, the
+// same one at every call, then what others have left.
 using PieceBody = void (*)(void* context, int thread, int64_t piece);
-void run_pieces(int threads, int64_t count, bool back, PieceBody body, void* context);
+void run_pieces(const Pieces& pieces, PieceBody body, void* context);
 
 }  // namespace rnnk::cpu

@@ -77,7 +77,7 @@ class Recompute {
       using W = Several<V, count>;
       for (int64_t u = p * Gates::units; u < std::min((p + 1) * Gates::units, H); u += V::lanes) {
         const W carry = W::of([&](int j) { return load_upto(s.carry_rows[first + i + j] + u, H - u); });
-        const auto step = weights_[d].template run_cell<count>(s.x_product + i * Gates::width, s.h_product + i * Gates::width, u, carry);
+        const auto step = weights_[d].template run_cell<count>(s.x_product + i * Gates::width, s.h_product + i * Gates::width, Gates::rows_beside, u, carry);
         W::for_each([&](int j) {
           for (int k = 0; k < C::saved; ++k) step.saved[k].part[j].store(s.gate_rows[first + i + j] + k * Hp + u);
         });
