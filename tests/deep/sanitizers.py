@@ -40,7 +40,7 @@ CHECKS = [
     Check("AddressSanitizer and UBSan, every ISA", "address", ADDRESS, one_isa=False),
     Check("ThreadSanitizer", "thread", THREAD, ("quick",)),
     Check("AddressSanitizer sees a vector stored past a row's end", "planted-overrun", ADDRESS, ("quick",),
-          ("store_upto(next.h.part[j], state_rows[j] + u, s_.H - u);", "next.h.part[j].store(state_rows[j] + u);"), "SUMMARY: AddressSanitizer"),
+          ("store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);", "next.h.part[j].store(state_rows[row(j)] + u);"), "SUMMARY: AddressSanitizer"),
     Check("ThreadSanitizer sees a missing barrier", "planted-race", THREAD, ("quick",),
           ("    meet(task);\n    if (projected_) {", "    if (projected_) {"), "data race"),
 ]
