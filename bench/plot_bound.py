@@ -16,7 +16,6 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import PercentFormatter
 
 from bench import machine
-from bench.report import point_of
 from bench.shapes import CELLS, MODES
 
 FILL = {"compute": "full", "bytes": "none"}
@@ -59,7 +58,7 @@ def panel(axis, title: str, results: list[dict]):
     for T, B in sorted({(r["T"], r["B"]) for r in results}):
         own = sorted((r for r in results if (r["T"], r["B"]) == (T, B)), key=lambda r: r["H"])
         x, y = [widths.index(r["H"]) for r in own], [r["bound"]["share"] for r in own]
-        (line,) = axis.plot(x, y, linewidth=1.1, label=str(point_of(own[0])).split(" ", 2)[2].rsplit(" ", 1)[0])
+        (line,) = axis.plot(x, y, linewidth=1.1, label=f"T{T} B{B}")
         for at, share, r in zip(x, y, own):
             axis.plot(at, share, marker="o", markersize=5, color=line.get_color(), fillstyle=FILL[r["bound"]["kind"]])
     if results:

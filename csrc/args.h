@@ -61,9 +61,9 @@ struct ForwardArgs {
   const T* h0;      // [D, B, P]
   const T* c0;      // [D, B, H], LSTM only
   Rows<T> out;      // [T, B, D * P], direction d at column d * P
-  T* h_n;           // [D, B, P]
-  T* c_n;           // [D, B, H], LSTM only
-  int64_t turn;     // counts the calls with these weights, see cpu/walk.h
+  T* h_n;           // [D, B, P], not h0: some units may be there before others have read h0
+  T* c_n;           // [D, B, H], LSTM only; may be c0
+  int64_t turn;     // counts calls: every other one walks back over the weights, see cpu/walk.h
   T* gates;         // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them (with lengths there is room for T * B tokens)
   T* cells;         // [D, N, Hp], likewise; LSTM only
 };

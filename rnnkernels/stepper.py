@@ -21,7 +21,8 @@ class Stepper:
 
     The outputs have the bits of the module's own for the whole sequence (of one that is in eval(): a Stepper applies no dropout).
     A bfloat16 or float16 module rounds between its layers, a Stepper at the very end only. On kernels a step allocates no memory,
-    takes no lock but the GIL, which it releases meanwhile; in real-time code call `step` a few times first. No autograd through it.
+    takes no lock but the GIL, which it releases meanwhile. In real-time code call `step` a few times first, and choose
+`torch.set_num_threads(1)`: helper threads have no real-time priority. No autograd through it.
 
     module        torch.nn.LSTM, GRU, RNN or ours, any number of layers. ValueError for a bidirectional one, whose first output needs
                   the last input

@@ -1,4 +1,4 @@
-"""The g++-only tests of csrc/cells, built and run. tests/deep/sanitizers.py builds test_kernels.cpp, which takes minutes."""
+"""The g++-only tests of csrc, built and run. tests/deep/sanitizers.py builds test_kernels.cpp, which takes minutes."""
 
 import os
 import shutil
@@ -14,10 +14,11 @@ FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"
 
 
 @pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
-@pytest.mark.parametrize("name", ["test_cells", "test_activations"])
-def test_cells(name, tmp_path):
+@pytest.mark.parametrize("name, sources", [("test_cells", []), ("test_activations", []), ("test_pieces", ["csrc/cpu/pieces.cpp"])])
+def test_cpp(name, sources, tmp_path):
     program = tmp_path / name
-    subprocess.run([CXX, *FLAGS, f"-I{ROOT / 'csrc'}", ROOT / "tests/cpp" / f"{name}.cpp", "-o", program], check=True)
+    sources = [ROOT / "tests/cpp" / f"{name}.cpp", *(ROOT / source for source in sources)]
+    subprocess.run([CXX, *FLAGS, "-fopenmp", f"-I{ROOT / 'csrc'}", *sources, "-o", program], check=True)
     run = subprocess.run([program], capture_output=True, text=True)
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr

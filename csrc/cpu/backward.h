@@ -75,7 +75,7 @@ class Backward {
 
   static constexpr int weight_bytes = sizeof(T);
   static Packing packing(const Shape&) { return Packing::now; }
-  static bool runs_in_pieces(const BackwardArgs<T>&) { return false; }
+  static int64_t free_panels(const BackwardArgs<T>&) { return 0; }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {

@@ -3,8 +3,8 @@
 // The gates of a block of units come out of one product (gate_weights.h), and the cell's equations run on them while they are in
 // the L1. Per chunk of steps: the x products of the chunk (they need no recurrence, so a batch of one still gets full register
 // tiles); then per step, for each panel: h product, cell. A thread computes only its own panels' columns of both, so the team
-// meets once a step (twice with a projection). In a sequence of one step nobody needs what others compute: there a few panels
-// are a piece that any thread may take (pieces.h).
+// meets once a step (twice with a projection). In a single step without a projection, whose weights need no packing, nobody needs
+// what others compute: there a few panels are a piece that any thread may take (pieces.h).
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -58,6 +58,9 @@ class ForwardLoop {
   bool walks_back() const { return cpu::walks_back(step_bytes_, a_.turn); }
 
  protected:
+  // Of a single step without a projection, whose units would meet once more.
+  static int64_t panels_of_step(const ForwardArgs<T>& args) { return args.shape.T == 1 && !args.weights[0].w_hr ? Gates::panels(args.shape) : 0; }
+
   // The packed weights come first in the workspace: where they lie does not depend on the partition.
   ForwardLoop(const ForwardArgs<T>& args, const Partition& partition, void* workspace, Packing packing)
       : a_(args),
@@ -267,18 +270,14 @@ class ForwardLoop {
   void meet(const MemberTask& task) const { task.barrier.wait(task.members); }
 };
 
-// Without a projection, whose units meet once more.
-template <class T>
-bool is_single_step(const ForwardArgs<T>& args) {
-  return args.shape.T == 1 && !args.weights[0].w_hr;
-}
-
 template <class T, template <class> class CellOf>
 struct Forward : ForwardLoop<T, CellOf, T> {
   Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
       : ForwardLoop<T, CellOf, T>(args, partition, workspace, packing(args.shape)) {}
   static Packing packing(const Shape& s) { return reads_unpacked(s.T, s.B) ? Packing::never : Packing::now; }
-  static bool runs_in_pieces(const ForwardArgs<T>& args) { return packing(args.shape) == Packing::never && is_single_step(args); }
+  static int64_t free_panels(const ForwardArgs<T>& args) {
+    return packing(args.shape) == Packing::never ? ForwardLoop<T, CellOf, T>::panels_of_step(args) : 0;
+  }
 
   void operator()(int thread) const {
     this->pack(thread);
@@ -299,7 +298,7 @@ struct KeptAs {
     Pack(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
         : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::now) {}
     static Packing packing(const Shape&) { return Packing::now; }
-    static bool runs_in_pieces(const ForwardArgs<T>&) { return false; }
+    static int64_t free_panels(const ForwardArgs<T>&) { return 0; }
     void operator()(int thread) const { this->pack(thread); }
   };
 
@@ -308,7 +307,7 @@ struct KeptAs {
     Run(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
         : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::before) {}
     static Packing packing(const Shape&) { return Packing::before; }
-    static bool runs_in_pieces(const ForwardArgs<T>& args) { return is_single_step(args); }
+    static int64_t free_panels(const ForwardArgs<T>& args) { return ForwardLoop<T, CellOf, S>::panels_of_step(args); }
     void operator()(int thread) const { this->run(thread); }
     void operator()(int thread, int64_t piece) const { this->run_piece(thread, piece); }
   };

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include <unistd.h>
+
 namespace rnnk::cpu {
 
 struct Range {
@@ -31,13 +33,17 @@ inline bool reads_unpacked(int64_t T, int64_t B) { return T * B <= most_direct_r
 // When the weights are packed: by this call, by one before it, or not at all, which reads them where they lie.
 enum class Packing { now, before, never };
 
-constexpr int64_t l2_bytes = 900'000;  // of weights that stay in a core's L2
+// Of weights that stay in a core's L2.
+inline const int64_t l2_bytes = [] {
+  const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return (size > 0 ? size : 1 << 20) * 6 / 7;
+}();
 
 struct LayerCost {
   int64_t T, B, columns, I, K;  // columns = G * H of each step's products, over I and K = P
   int D, lanes, element;
   Packing packing;
-  bool pieces = false;  // the threads need not meet (pieces.h): each may own panels of all rows
+  int64_t free_panels;  // that need nothing of each other: the threads do not meet (pieces.h). 0: they must
 };
 
 // Cycles of a whole layer under a partition: packing, and what bounds a step: multiplies, weight bytes, the barrier.
@@ -45,7 +51,7 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
   constexpr double unpacked = 10;  // bytes a cycle, from whatever cache
   const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.columns) / p.members;
   const double gates = rows * columns * 32 / cost.lanes;
-  const double barrier = p.members > 1 && !cost.pieces ? 400 : 0;
+  const double barrier = p.members > 1 && !cost.free_panels ? 400 : 0;
   const double bytes = columns * (double(cost.K) + double(cost.I) / double(cost.T)) * cost.element;  // W_ih is read once for all steps
   double step = gates + barrier + 100, once = 0;
   if (cost.packing == Packing::never) {
@@ -58,7 +64,7 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
   if (cost.packing == Packing::now)
     once = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
-  return once + rounds * double(cost.T) * step + (p.threads == 1 ? 0 : cost.pieces ? 3000 : 8000);
+  return once + rounds * double(cost.T) * step + (p.threads == 1 ? 0 : cost.free_panels ? 2000 + 1000 * (p.threads - 1) : 8000);
 }
 
 // The cheapest of the splits into equal teams. Every choice gives the same bits.
@@ -68,10 +74,12 @@ inline Partition choose_partition(const LayerCost& cost, int threads) {
   double least = -1;
   for (int used : {1, threads}) {
     for (int members = 1; members <= used; ++members) {
-      if (used % members || (cost.pieces && members < used)) continue;
+      if (used % members || (cost.free_panels && members < used)) continue;
       const int teams = used / members;
       Partition p{used, members, std::max<int64_t>(1, (cost.B + most_rows - 1) / most_rows)};
       while ((cost.D * p.groups) % teams && p.groups < cost.B) ++p.groups;
+      if (cost.free_panels && cost.packing == Packing::before)  // too few panels for all: rows too
+        while (cost.D * p.groups * cost.free_panels < used && p.groups < cost.B) ++p.groups;
       const double c = cycles(cost, p);
       if (least < 0 || c < least) least = c, best = p;
     }

@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 #include <linux/futex.h>
+#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,6 +23,7 @@ namespace {
 constexpr int most_threads = 64;
 constexpr int64_t spins_before_sleep = 25'000;  // about a millisecond
 constexpr uint64_t cycles_between_close_calls = 2'000'000;
+constexpr int close_calls_in_a_row = 16;  // more than the layers of one lonely step
 
 // Between two looks at what one waits for.
 void pause(int64_t spin) {
@@ -61,17 +63,20 @@ class alignas(64) Helper {
  public:
   bool started = false;
 
-  void call(int callers_core, bool wake) {
-    if (asleep_.load(std::memory_order_relaxed) && !wake) return;
-    if (asleep_.load() || core_.load(std::memory_order_relaxed) == callers_core) keep_off(callers_core);
+  // Returns whether a sleeper was woken.
+  bool call(int callers_core, bool may_wake) {
+    const bool asleep = asleep_.load();
+    if (asleep && !may_wake) return false;
+    if ((asleep || core_.load(std::memory_order_relaxed) == callers_core) && !keep_off(callers_core)) return false;
     calls_.fetch_add(1);
-    if (asleep_.load()) syscall(SYS_futex, &calls_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+    return asleep_.load() && syscall(SYS_futex, &calls_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0) >= 0;
   }
 
   // The helper's own part.
 
   void begin() {
     sched_getaffinity(0, sizeof(home_), &home_);
+    if (omp_get_proc_bind() != omp_proc_bind_false) add_openmp_places();
     id_.store(int(syscall(SYS_gettid)));
   }
 
@@ -89,14 +94,27 @@ class alignas(64) Helper {
   }
 
  private:
-  // Until it has come.
-  void keep_off(int core) {
-    if (id_.load() == 0) return;
+  // OpenMP binds the program's first thread to one core, and with it whoever that thread creates.
+  void add_openmp_places() {
+    int cores[CPU_SETSIZE];
+    for (int place = 0; place < omp_get_num_places(); ++place) {
+      const int count = omp_get_place_num_procs(place);
+      if (count > CPU_SETSIZE) continue;
+      omp_get_place_proc_ids(place, cores);
+      for (int i = 0; i < count; ++i) CPU_SET(cores[i], &home_);
+    }
+    sched_setaffinity(0, sizeof(home_), &home_);
+  }
+
+  // Until it has come. False if it may run nowhere else.
+  bool keep_off(int core) {
+    if (id_.load() == 0) return true;  // just created
     cpu_set_t others = home_;
     CPU_CLR(core, &others);
-    if (CPU_COUNT(&others) == 0) return;
-    kept_off_.store(true);
+    if (CPU_COUNT(&others) == 0) return false;
     sched_setaffinity(id_.load(), sizeof(others), &others);
+    kept_off_.store(true);
+    return true;
   }
 };
 
@@ -106,6 +124,7 @@ class Crew {
   std::atomic<bool> busy_{false};    // somebody's call has the crew
   std::atomic<uint32_t> door_{0};    // `open` while the job may be entered, plus the number of helpers inside
   uint64_t last_call_ = 0;           // in cycles
+  int close_calls_ = 0;              // in a row
   Job job_{};
   Helper helpers_[most_threads];     // the first is the caller's place
 
@@ -120,10 +139,11 @@ class Crew {
     }
     door_.store(open, std::memory_order_release);
     const uint64_t now = __rdtsc();
-    const bool wake = pieces.wakes || now - last_call_ < cycles_between_close_calls;
+    close_calls_ = now - last_call_ < cycles_between_close_calls ? std::min(close_calls_ + 1, close_calls_in_a_row) : 0;
     last_call_ = now;
+    int wakes = close_calls_ == close_calls_in_a_row ? threads : pieces.wakes;
     for (int i = 1, core = sched_getcpu(); i < threads; ++i)
-      if (start(i)) helpers_[i].call(core, wake);
+      if (start(i) && helpers_[i].call(core, wakes > 0)) --wakes;
     job_.work(0);
     door_.fetch_and(~open, std::memory_order_relaxed);
     for (int64_t spin = 0; door_.load(std::memory_order_acquire) != 0;) pause(spin++);
@@ -157,18 +177,23 @@ Crew crew;
 
 bool Crew::start(int thread) {
   if (helpers_[thread].started) return true;
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads of the program
+  sigset_t others, before;  // signals are for the threads of the program, but for a helper's own faults
+  sigfillset(&others);
+  for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&others, fault);
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes)) return false;
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setinheritsched(&attributes, PTHREAD_EXPLICIT_SCHED);
+  pthread_sigmask(SIG_SETMASK, &others, &before);
   pthread_t id;
   const auto main = [](void* number) -> void* {
     crew.help(int(reinterpret_cast<intptr_t>(number)));
     return nullptr;
   };
-  const bool started = pthread_create(&id, nullptr, main, reinterpret_cast<void*>(intptr_t(thread))) == 0;
+  helpers_[thread].started = pthread_create(&id, &attributes, main, reinterpret_cast<void*>(intptr_t(thread))) == 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (started) pthread_detach(id);
-  return helpers_[thread].started = started;
+  pthread_attr_destroy(&attributes);
+  return helpers_[thread].started;
 }
 
 }  // namespace

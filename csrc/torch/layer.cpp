@@ -69,7 +69,7 @@ LayerOutputs forward(const Layer& layer, const Checked& c, bool save) {
   args.c_n = pointer_or_null<T>(to.c_n);
   if (!layer.recompute) args.gates = pointer_or_null<T>(to.gates);
   args.cells = pointer_or_null<T>(to.cells);
-  static std::atomic<int64_t> calls{0};  // whichever weights they had: what others have read since is not in the cache anyway
+  static std::atomic<int64_t> calls{0};  // of all layers: where several take turns, the cache seldom holds what each read last
   args.turn = calls.fetch_add(1, std::memory_order_relaxed);
   run(cpu::kernels().of<T>().forward, args);
   return to;

@@ -20,7 +20,7 @@ struct Coverage {
     members |= p.members > 1;
     teams |= p.teams() > 1;
     groups |= p.groups > 1;
-    pieces |= cost.pieces && p.threads > 1;
+    pieces |= cost.free_panels && p.threads > 1;
     back |= p.members > 1 && rnnk::cpu::walks_back(cost.columns * cost.K * int64_t(sizeof(T)) / p.members, 1);
   }
 } coverage;

@@ -1,4 +1,4 @@
-"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, then the fast Python tests under AddressSanitizer.
+"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, test_pieces.cpp under the latter, then the fast Python tests under AddressSanitizer.
 
     python tests/deep/sanitizers.py [WORD ...]     only the steps whose name contains a word
 
@@ -22,7 +22,7 @@ CXX = os.environ.get("CXX", "c++")
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fopenmp", "-ffp-contract=off", "-Wno-psabi", "-Icsrc"]
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 THREAD = ("-fsanitize=thread",)
-FORWARD = Path("csrc/cpu/forward.h")
+FORWARD, PIECES = Path("csrc/cpu/forward.h"), Path("csrc/cpu/pieces.cpp")
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,24 @@ class Check:
     name: str
     folder: str
     flags: tuple
-    words: tuple = ()  # for test_kernels
-    plant: tuple = ()  # (old, new) in forward.h
+    words: tuple = ()  # for the program
+    plant: tuple = ()  # (file, old, new)
     report: str = ""  # what the sanitizer must say; "" for nothing
     one_isa: bool = True
+    program: str = "test_kernels"
+    sources: str = "*.cpp"  # of csrc/cpu
 
 
 CHECKS = [
     Check("AddressSanitizer and UBSan, every ISA", "address", ADDRESS, one_isa=False),
     Check("ThreadSanitizer", "thread", THREAD, ("quick",)),
+    Check("ThreadSanitizer, pieces", "thread-pieces", THREAD, program="test_pieces", sources="pieces.cpp"),
     Check("AddressSanitizer sees a vector stored past a row's end", "planted-overrun", ADDRESS, ("quick",),
-          ("store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);", "next.h.part[j].store(state_rows[row(j)] + u);"), "SUMMARY: AddressSanitizer"),
+          (FORWARD, "store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);", "next.h.part[j].store(state_rows[row(j)] + u);"), "SUMMARY: AddressSanitizer"),
     Check("ThreadSanitizer sees a missing barrier", "planted-race", THREAD, ("quick",),
-          ("    meet(task);\n    if (projected_) {", "    if (projected_) {"), "data race"),
+          (FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"), "data race"),
+    Check("ThreadSanitizer sees a piece that is not waited for", "planted-race-pieces", THREAD,
+          plant=(PIECES, "door_.load(std::memory_order_acquire) != 0;", "spin < 0;"), report="data race", program="test_pieces", sources="pieces.cpp"),
 ]
 
 
@@ -53,10 +58,10 @@ def copy_sources(check):
         changes = {Path(f"csrc/cpu/isa_{other}.cpp"): None for other in NEEDED_FLAGS if other != isa}
         changes[Path("csrc/cpu/kernels.cpp")] = ONE_ISA.replace("ISA", isa)
     if check.plant:
-        old, new = check.plant
-        text = (ROOT / FORWARD).read_text()
-        assert text.count(old) == 1, f"{check.name}: the text to replace occurs {text.count(old)} times in {FORWARD}"
-        changes[FORWARD] = text.replace(old, new)
+        path, old, new = check.plant
+        text = (ROOT / path).read_text()
+        assert text.count(old) == 1, f"{check.name}: the text to replace occurs {text.count(old)} times in {path}"
+        changes[path] = text.replace(old, new)
     mirror(ROOT, SCRATCH / check.folder, changes)
 
 
@@ -76,13 +81,13 @@ def compile_one(check, source):
 def build(check):
     copy_sources(check)
     folder = SCRATCH / check.folder
-    sources = [path.relative_to(folder) for path in sorted((folder / "csrc/cpu").glob("*.cpp"))]
+    sources = [path.relative_to(folder) for path in sorted((folder / "csrc/cpu").glob(check.sources))]
     if check.flags == THREAD:  # libgomp is not instrumented
-        sources[sources.index(Path("csrc/cpu/team.cpp"))] = Path("tests/cpp/team_std_thread.cpp")
-    sources.append(Path("tests/cpp/test_kernels.cpp"))
+        sources = [Path("tests/cpp/team_std_thread.cpp") if source.name == "team.cpp" else source for source in sources]
+    sources.append(Path(f"tests/cpp/{check.program}.cpp"))
     with ThreadPoolExecutor(MAX_JOBS) as pool:
         objects = list(pool.map(lambda source: compile_one(check, source), sources))
-    program = folder / "test_kernels"
+    program = folder / check.program
     subprocess.run([CXX, "-fopenmp", "-pthread", *check.flags, *objects, "-o", program], check=True)
     return program
 
