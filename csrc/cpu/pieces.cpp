@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <climits>
 
 #include "cpu/denormals.h"
 #include "cpu/partition.h"
