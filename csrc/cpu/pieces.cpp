@@ -20,7 +20,7 @@ namespace rnnk::cpu {
 namespace {
 
 constexpr int most_threads = 64;
-constexpr int64_t spins_before_sleep = 25'000;  // about a millisecond
+constexpr int64_t spins_before_sleep = 4'000;  // some 200 us
 constexpr uint64_t cycles_between_close_calls = 2'000'000;
 constexpr int close_calls_in_a_row = 16;  // more than the layers of one lonely step
 
@@ -51,7 +51,7 @@ struct Job {
   }
 };
 
-// A thread that sleeps, unless it was called within the last millisecond. It works on another core than its caller: left to
+// A thread that sleeps, unless it was called within the last 200 us. It works on another core than its caller: left to
 // themselves, schedulers of virtual machines wake it on the caller's, and take 10 ms to move it.
 class alignas(64) Helper {
   std::atomic<uint32_t> calls_{0};
