@@ -26,7 +26,6 @@ class Backward {
     Barrier& barrier;
     Scratch s;
     Chunk chunk, before;  // the steps at hand, and those the loop has just left
-    bool walks_back;      // at this step
   };
 
   const BackwardArgs<T>& a_;
@@ -85,7 +84,7 @@ class Backward {
     barriers_.all->wait(partition_.threads);
     const int team = thread / partition_.members, member = thread % partition_.members;
     MemberTask task{{s_, a_.schedule, partition_.groups}, member, share(w_hh_[0].count(), partition_.members, member), {}, barriers_.team[team],
-                    scratch_(thread, [this](Arena& own) { return scratch(own); }), {}, {}, {}};
+                    scratch_(thread, [this](Arena& own) { return scratch(own); }), {}, {}};
     if (projected_) task.hidden_panels = share(w_hr_[0].count(), partition_.members, member);
 
     Chunk before[2], chunks[2];
@@ -137,15 +136,14 @@ class Backward {
     else after = set_slot_rows(task, task.before, task.time(chunk.end));
     for (int64_t step = chunk.end - 1; step >= chunk.begin; --step) {
       const int64_t t = task.time(step), n = task.active_rows(t);
-      task.walks_back = walks_back(w_hh_bytes_, step);
-      multiply_w_hh(task, after);
+      multiply_w_hh(task, step, after);
       if (projected_) backward_through_projection(task, t, n);
       else backward_through_cell(task, t, n);
       meet(task);
       after = set_slot_rows(task, chunk, t);
     }
     if (chunk.begin > 0) return;
-    multiply_w_hh(task, after);
+    multiply_w_hh(task, -1, after);
     meet(task);
     finish(task);
   }
@@ -171,11 +169,11 @@ class Backward {
     }
   }
 
-  // D(h) of the first n rows from the D(pre-activations) of the step after.
-  void multiply_w_hh(const MemberTask& task, int64_t n) const {
+  // D(h) at `step` of the first n rows, from the D(pre-activations) of the step after; -1 is h0.
+  void multiply_w_hh(const MemberTask& task, int64_t step, int64_t n) const {
     const Stretches k = gate_stretches(C::hidden_slots, C::gates, s_.H, Hp_);
     T* to = d_h_[task.d] + task.group * d_h_stride_;
-    for_panels(task.state_panels, task.walks_back, [&](int64_t p, int ahead) {
+    for_panels(task.state_panels, walks_back(w_hh_bytes_, step), [&](int64_t p, int ahead) {
       w_hh_[task.d].multiply(task.s.slot_rows, n, k, p, Target<T>{to, partition_.groups * d_h_stride_, nullptr, 0, d_h_stride_}, ahead);
     });
   }

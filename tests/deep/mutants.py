@@ -84,8 +84,8 @@ MUTANTS = [
     Mutant("pieces: the caller does not wait for helpers", PIECES, "door_.load(std::memory_order_acquire) != 0;) pause(spin++);", "spin < 0;) pause(spin++);"),
     Mutant("stepper: h read while it is written", STEPPER, "args.h0 = h_before.const_data_ptr<T>();", "args.h0 = layer[H0].const_data_ptr<T>();"),
     # The backward loop.
-    Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      task.walks_back",
-           "const int64_t t = step, n = task.active_rows(t);\n      task.walks_back"),
+    Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      multiply_w_hh",
+           "const int64_t t = step, n = task.active_rows(t);\n      multiply_w_hh"),
     Mutant("backward: d_out of the first direction for both", BACKWARD, "a.d_out.at(a.schedule, t, b) + task.d * k.s_.P", "a.d_out.at(a.schedule, t, b)"),
     Mutant("backward: D(c) starts at a stale value", BACKWARD, ": V(0)).store(d_carry_", ": V(0.001)).store(d_carry_"),
     Mutant("backward: saved gates overwritten", BACKWARD, "d.carry.part[j].store(rows.carry[j] + u);",
