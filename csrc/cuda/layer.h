@@ -1,0 +1,69 @@
+// The CUDA kernels as the torch layer sees them: what it hands over, and the two entry points. Plain pointers, each with its shape; no
+// torch header, no ownership. Shape letters as in ../args.h; pointers are to the device's memory unless they say host.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <type_traits>
+
+#include "args.h"
+#include "cuda/gemm.h"
+
+namespace rnnk::cuda {
+
+// Arithmetic, products and c are of this type; float16 and bfloat16 are for storage only.
+template <class T>
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// Which tokens a step has: first[t] to first[t] + active[t], row b the b-th of them. A padded batch has all B at every step.
+struct Steps {
+  const int64_t* active;   // host [T], non-increasing
+  const int64_t* first;    // host [T], the sum of active[0..t)
+  const int64_t* lengths;  // [B] or null: of a padded batch, row b runs at step t where t < lengths[b]
+};
+
+template <class T>
+struct ForwardArgs {
+  Cell cell;
+  Shape shape;
+  Steps steps;
+  Weights<T> weights[2];
+  const T* x;      // [N, I]
+  const T* h0;     // [D, B, P]
+  const T* c0;     // [D, B, H], LSTM only
+  T* out;          // [N, D * P], direction d at column d * P; zero past a row's length
+  T* h_n;          // [D, B, P]
+  T* c_n;          // [D, B, H], LSTM only
+  T* gates;        // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them
+  Wide<T>* cells;  // [D, N, Hp], likewise; LSTM only
+};
+
+template <class T>
+struct BackwardArgs {
+  Cell cell;
+  Shape shape;
+  Steps steps;
+  Weights<T> weights[2];
+  const T* x;
+  const T* out;
+  const T* h0;
+  const T* c0;
+  const T* gates;  // or null to compute them again
+  const Wide<T>* cells;
+  const T* d_out;  // [N, D * P] or null for zero
+  const T* d_h_n;  // [D, B, P] or null for zero
+  const T* d_c_n;  // [D, B, H] or null for zero
+  T* d_x;          // [N, I] or null when not wanted; zero past a row's length
+  T* d_h0;         // [D, B, P] or null
+  T* d_c0;         // [D, B, H] or null
+  WeightGradients<T> d_weights[2];
+};
+
+// Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs. Nothing is allocated, nothing
+// waits, no host memory is read once the call has returned: it may be captured into a graph. T: float, double, __nv_bfloat16, __half.
+template <class T>
+cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream);
+template <class T>
+cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream);
+
+}  // namespace rnnk::cuda
