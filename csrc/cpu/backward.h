@@ -136,14 +136,14 @@ class Backward {
     else after = set_slot_rows(task, task.before, task.time(chunk.end));
     for (int64_t step = chunk.end - 1; step >= chunk.begin; --step) {
       const int64_t t = task.time(step), n = task.active_rows(t);
-      multiply_w_hh(task, step, after);
+      d_state_after(task, step, after);
       if (projected_) backward_through_projection(task, t, n);
       else backward_through_cell(task, t, n);
       meet(task);
       after = set_slot_rows(task, chunk, t);
     }
     if (chunk.begin > 0) return;
-    multiply_w_hh(task, -1, after);
+    d_state_after(task, -1, after);
     meet(task);
     finish(task);
   }
@@ -157,9 +157,7 @@ class Backward {
 
   // Every row at d_h_n and d_c_n, in the columns this member owns.
   void start(const MemberTask& task) const {
-    const int64_t width = w_hh_[0].width();
-    const Range states{task.state_panels.begin * width, task.state_panels.end * width};
-    const Range units = projected_ ? Range{task.hidden_panels.begin * w_hr_[0].width(), task.hidden_panels.end * w_hr_[0].width()} : states;
+    const Range states = columns(task.state_panels, w_hh_[0]), units = own_units(task);
     for (int64_t i = 0; i < task.rows(); ++i) {
       const int64_t b = task.row(i), source = task.d * s_.B + a_.schedule.order[b];
       for (int64_t u = states.begin; u < states.end; u += V::lanes)
@@ -169,7 +167,37 @@ class Backward {
     }
   }
 
-  // D(h) at `step` of the first n rows, from the D(pre-activations) of the step after; -1 is h0.
+  static Range columns(const Range& panels, const Panels<T>& of) { return {panels.begin * of.width(), panels.end * of.width()}; }
+  Range own_units(const MemberTask& task) const {
+    return projected_ ? columns(task.hidden_panels, w_hr_[0]) : columns(task.state_panels, w_hh_[0]);
+  }
+
+  // D(h) of the first n rows after `step`, whose next step they run too; -1 is h0.
+  void d_state_after(const MemberTask& task, int64_t step, int64_t n) const {
+    multiply_w_hh(task, step, n);
+    if (a_.reset.mask.data) d_reset(task, task.time(step + 1), n);
+  }
+
+  // A state that was set anew before time t passes its gradient to what it was set to, and nothing to the step before.
+  void d_reset(const MemberTask& task, int64_t t, int64_t n) const {
+    const Range states = columns(task.state_panels, w_hh_[0]), units = own_units(task);
+    const auto move = [](T* from, T* to, const Range& own, int64_t end) {
+      for (int64_t u = own.begin; u < std::min(own.end, end); ++u) {
+        if (to) to[u] += from[u];
+        from[u] = T(0);
+      }
+    };
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t b = task.row(i), row = task.d * s_.B + a_.schedule.order[b];
+      if (!a_.reset.at(a_.schedule, t, b)) continue;
+      T* d_h = a_.d_reset_h ? a_.d_reset_h + row * s_.P : nullptr;
+      T* d_c = a_.d_reset_c ? a_.d_reset_c + row * s_.H : nullptr;
+      move(d_h_[task.d] + b * d_h_stride_, d_h, states, s_.P);
+      move(d_carry_[task.d] + b * Hp_, C::blends_state ? d_h : d_c, units, s_.H);
+    }
+  }
+
+  // From the D(pre-activations) of the step after.
   void multiply_w_hh(const MemberTask& task, int64_t step, int64_t n) const {
     const Stretches k = gate_stretches(C::hidden_slots, C::gates, s_.H, Hp_);
     T* to = d_h_[task.d] + task.group * d_h_stride_;

@@ -47,6 +47,7 @@ class ForwardLoop {
   Panels<T> w_hr_[2];   // with a projection
   Barriers barriers_;
   T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
+  T* reset_carry_[2];   // [B, Hp], LSTM: c of a row that starts anew
   T* hidden_[2];        // [B, Hp], likewise
   PerThread<Scratch> scratch_;
   size_t workspace_;
@@ -81,6 +82,7 @@ class ForwardLoop {
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
       carry_[d] = C::has_cell_state ? arena.take<T>(s_.B * Hp_) : nullptr;
+      reset_carry_[d] = C::has_cell_state && args.reset.mask.data ? arena.take<T>(s_.B * Hp_) : nullptr;
       if (projected_) hidden_[d] = arena.take<T>(s_.B * Hp_);
     }
     scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
@@ -159,8 +161,21 @@ class ForwardLoop {
       if (projected_) task.s.hidden_rows[i] = hidden_[task.d] + b * Hp_;
       if (!C::has_cell_state) continue;
       task.s.carry_rows[i] = carry_[task.d] + b * Hp_;
-      for (int64_t u = own.begin; u < own.end; u += V::lanes)
-        load_upto(a_.c0 + source * s_.H + u, s_.H - u).store(task.s.carry_rows[i] + u);
+      const auto copy = [&](const T* c, T* to) {
+        for (int64_t u = own.begin; u < own.end; u += V::lanes) load_upto(c + source * s_.H + u, s_.H - u).store(to + b * Hp_ + u);
+      };
+      copy(a_.c0, carry_[task.d]);
+      if (a_.reset.mask.data) copy(a_.reset.c, reset_carry_[task.d]);
+    }
+  }
+
+  // Those of the first n rows whose state is set anew before step t.
+  void reset_rows(const MemberTask& task, int64_t t, int64_t n) const {
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t b = task.row(i);
+      if (!a_.reset.at(a_.schedule, t, b)) continue;
+      task.s.h_rows[i] = a_.reset.h + (task.d * s_.B + a_.schedule.order[b]) * s_.P;
+      if (C::has_cell_state) task.s.carry_rows[i] = reset_carry_[task.d] + b * Hp_;
     }
   }
 
@@ -185,8 +200,9 @@ class ForwardLoop {
       const int64_t token = task.d * s_.N + task.token(t, i);
       s.out_rows[i] = a_.out.at(a_.schedule, t, task.row(i)) + task.d * s_.P;
       if (a_.gates) s.gate_rows[i] = a_.gates + token * C::saved * Hp_;
-      if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : s.carry_rows[i];
+      if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : carry_[task.d] + task.row(i) * Hp_;
     }
+    if (a_.reset.mask.data) reset_rows(task, t, n);
     const bool back = cpu::walks_back(step_bytes_, t + a_.turn);
     if (n == 1 && weights_[task.d].packed()) advance_row(task, row_of_chunk, back);
     else

@@ -5,7 +5,7 @@
 // What every result should be, and NaN where it should be left alone.
 struct Expected {
   Tokens<double> out, d_x;
-  Buffer<double> h_n, c_n, d_h0, d_c0;
+  Buffer<double> h_n, c_n, d_h0, d_c0, d_reset_h, d_reset_c;
   naive::Weights d_weights[2];
 };
 
@@ -22,7 +22,7 @@ Expected expect(const Problem<T>& p) {
   const int64_t P = c.state(), H = c.H;
   const naive::Sizes sizes{c.cell, c.I, H, P};
   Expected e{Tokens<double>(c, p.steps, c.D * P), Tokens<double>(c, p.steps, c.I), Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()),
-             Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()), {}};
+             Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()), Buffer<double>(p.reset_h.size()), Buffer<double>(p.reset_c.size()), {}};
   const auto put = [](const naive::Vector& from, double* to) { std::copy(from.begin(), from.end(), to); };
   for (int d = 0; d < c.D; ++d) {
     const naive::Weights w = p.weights[d].values(c);
@@ -33,14 +33,21 @@ Expected expect(const Problem<T>& p) {
       const auto state = [&](const Buffer<T>& buffer) { return c.is_lstm() ? buffer.values(c_at, H) : naive::Vector(size_t(H)); };
       const auto x = collect(length, d == 1, [&](int64_t t) { return p.x.row(p.steps, t, b, 0, c.I); });
       const auto d_out = collect(length, d == 1, [&](int64_t t) { return p.d_out.row(p.steps, t, b, d * P, P); });
-      const naive::Trace trace = naive::forward(sizes, w, x, p.h0.values(h_at, P), state(p.c0));
-      const auto g = naive::backward(sizes, w, trace, d_out, p.d_h_n.values(h_at, P), state(p.d_c_n), d_w);
-      put(trace.h.back(), e.h_n.data() + h_at);
+      naive::Resets resets{std::vector<bool>(size_t(length)), naive::Vector(size_t(P)), naive::Vector(size_t(H))};
+      if (c.reset) {
+        resets.h = p.reset_h.values(h_at, P), resets.c = state(p.reset_c);
+        for (int64_t i = 0; i < length; ++i) resets.before[i] = p.resets.data[p.resets.offset(p.steps, d == 1 ? length - 1 - i : i, b)];
+      }
+      const naive::Trace trace = naive::forward(sizes, w, x, p.h0.values(h_at, P), state(p.c0), resets);
+      const auto g = naive::backward(sizes, w, trace, d_out, p.d_h_n.values(h_at, P), state(p.d_c_n), resets, d_w);
+      put(trace.h_n, e.h_n.data() + h_at);
       put(g.h0, e.d_h0.data() + h_at);
-      if (c.is_lstm()) put(trace.c.back(), e.c_n.data() + c_at), put(g.c0, e.d_c0.data() + c_at);
+      if (c.reset) put(g.reset_h, e.d_reset_h.data() + h_at);
+      if (c.reset && c.is_lstm()) put(g.reset_c, e.d_reset_c.data() + c_at);
+      if (c.is_lstm()) put(trace.c_n, e.c_n.data() + c_at), put(g.c0, e.d_c0.data() + c_at);
       for (int64_t i = 0; i < length; ++i) {
         const int64_t t = d == 1 ? length - 1 - i : i;
-        put(trace.h[i + 1], e.out.data.data() + e.out.offset(p.steps, t, b) + d * P);
+        put(trace.next_h[i], e.out.data.data() + e.out.offset(p.steps, t, b) + d * P);
         double* d_x = e.d_x.data.data() + e.d_x.offset(p.steps, t, b);
         for (int64_t k = 0; k < c.I; ++k) d_x[k] = g.x[i][k] + (d ? d_x[k] : 0);
       }
@@ -77,6 +84,8 @@ void compare(const std::string& name, const Expected& e, const Gradients<T>& g) 
   compare(name + " d_x", g.x.data, e.d_x.data.data());
   compare(name + " d_h0", g.h0, e.d_h0.data());
   compare(name + " d_c0", g.c0, e.d_c0.data());
+  compare(name + " d_reset_h", g.reset_h, e.d_reset_h.data());
+  compare(name + " d_reset_c", g.reset_c, e.d_reset_c.data());
   for (int d = 0; d < 2; ++d) {
     const std::string of = name + (d ? " reverse" : "");
     compare(of + " d_w_ih", g.weights[d].w_ih, e.d_weights[d].w_ih.data());
@@ -101,6 +110,7 @@ void check_same(const std::string& name, const Gradients<T>& a, const Gradients<
   same(3, "d_x", a.x.data, b.x.data);
   same(4, "d_h0", a.h0, b.h0);
   same(5, "d_c0", a.c0, b.c0);
+  same(31, "d_reset_h or d_reset_c", a.reset_h, b.reset_h), same(31, "d_reset_h or d_reset_c", a.reset_c, b.reset_c);
   for (int d = 0; d < 2; ++d) {
     const LayerWeights<T>&left = a.weights[d], &right = b.weights[d];
     same(6, "d_w_ih", left.w_ih, right.w_ih);
@@ -124,6 +134,7 @@ void check_row(const std::string& name, const Kernels& table, const Problem<T>& 
             "%s: %s of row %d has other bits when it runs alone", name.c_str(), what, int(row));
   };
   same("h_n", o.h_n, alone.h_n), same("c_n", o.c_n, alone.c_n), same("d_h0", g.h0, d_alone.h0), same("d_c0", g.c0, d_alone.c0);
+  same("d_reset_h", g.reset_h, d_alone.reset_h), same("d_reset_c", g.reset_c, d_alone.reset_c);
   for (int64_t t = 0; t < p.steps.lengths[row]; ++t) {
     const auto equal = [&](const Tokens<T>& all, const Tokens<T>& single) {
       return !all.width || !std::memcmp(&all.data[all.offset(p.steps, t, row)], &single.data[single.offset(one.steps, t, 0)], size_t(all.width) * sizeof(T));

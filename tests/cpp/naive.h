@@ -22,10 +22,18 @@ struct Sizes {
   int64_t I, H, P;  // P = H without a projection
 };
 
-// What a row does: index 0 of h and c is the initial state, step t makes index t + 1.
+// What a row does. Index t of x, h and c is what enters step t, of all others what it makes.
 struct Trace {
-  std::vector<Vector> x, h, c, hidden, gates;  // hidden: before the projection; gates: after the activations
-  std::vector<Vector> q;                       // GRU: W_hn h + b_hn
+  std::vector<Vector> x, h, c;
+  std::vector<Vector> next_h, next_c, hidden, gates;  // hidden: before the projection; gates: after the activations
+  std::vector<Vector> q;                              // GRU: W_hn h + b_hn
+  Vector h_n, c_n;
+};
+
+// The steps before which the state becomes h and c.
+struct Resets {
+  std::vector<bool> before;
+  Vector h, c;
 };
 
 inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
@@ -74,24 +82,28 @@ inline void step(const Sizes& s, const Weights& w, Trace& trace, const Vector& x
   Vector state = hidden;
   if (!w.w_hr.empty()) multiply(w.w_hr, hidden, state = Vector(s.P));
   trace.x.push_back(x);
-  trace.h.push_back(state);
-  trace.c.push_back(next_c);
+  trace.next_h.push_back(state);
+  trace.next_c.push_back(next_c);
   trace.hidden.push_back(hidden);
   trace.gates.push_back(a);
   trace.q.push_back(q);
 }
 
-inline Trace forward(const Sizes& s, const Weights& w, const std::vector<Vector>& x, const Vector& h0, const Vector& c0) {
+inline Trace forward(const Sizes& s, const Weights& w, const std::vector<Vector>& x, const Vector& h0, const Vector& c0, const Resets& resets) {
   Trace trace;
-  trace.h = {h0};
-  trace.c = {c0};
-  for (const Vector& row : x) step(s, w, trace, row);
+  trace.h_n = h0, trace.c_n = c0;
+  for (size_t t = 0; t < x.size(); ++t) {
+    trace.h.push_back(resets.before[t] ? resets.h : trace.h_n);
+    trace.c.push_back(resets.before[t] ? resets.c : trace.c_n);
+    step(s, w, trace, x[t]);
+    trace.h_n = trace.next_h[t], trace.c_n = trace.next_c[t];
+  }
   return trace;
 }
 
 struct InputGradients {
   std::vector<Vector> x;
-  Vector h0, c0;
+  Vector h0, c0, reset_h, reset_c;
 };
 
 // D(pre-activations) that meet x and those that meet h, from D(hidden); d_h gets what passes by W_hh, d_c becomes D(c).
@@ -101,7 +113,7 @@ inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Ve
   for (int64_t u = 0; u < H; ++u) {
     const double d = d_hidden[u];
     if (s.cell == Cell::lstm) {
-      const double i = gates[u], f = gates[H + u], g = gates[2 * H + u], o = gates[3 * H + u], tanh_c = std::tanh(trace.c[t + 1][u]);
+      const double i = gates[u], f = gates[H + u], g = gates[2 * H + u], o = gates[3 * H + u], tanh_c = std::tanh(trace.next_c[t][u]);
       const double d_next = d_c[u] + d * o * (1 - tanh_c * tanh_c);
       a[u] = d_next * g * i * (1 - i);
       a[H + u] = d_next * c[u] * f * (1 - f);
@@ -126,8 +138,10 @@ inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Ve
 }
 
 // Adds to d_w; d_h and d_c come in as the gradients of h_n and c_n.
-inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& trace, const std::vector<Vector>& d_out, Vector d_h, Vector d_c, Weights& d_w) {
+inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& trace, const std::vector<Vector>& d_out, Vector d_h, Vector d_c,
+                               const Resets& resets, Weights& d_w) {
   InputGradients result;
+  result.reset_h = Vector(s.P), result.reset_c = Vector(s.H);
   result.x.resize(trace.x.size());
   for (size_t t = trace.x.size(); t-- > 0;) {
     add(d_h, d_out[t]);
@@ -146,6 +160,9 @@ inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& tr
     add(d_w.b_hh, b);
     multiply_transposed(w.w_ih, a, result.x[t] = Vector(s.I));
     multiply_transposed(w.w_hh, b, d_h);
+    if (!resets.before[t]) continue;
+    add(result.reset_h, d_h), add(result.reset_c, d_c);
+    d_h = Vector(s.P), d_c = Vector(s.H);
   }
   result.h0 = d_h;
   result.c0 = d_c;

@@ -25,7 +25,7 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
   Outputs<T> to{Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), Buffer<T>(saved * c.saved()),
                 Buffer<T>(c.is_lstm() ? saved : 0)};
   rnnk::ForwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), p.h0.data(), p.c0.data(),
-                            to.out.template view<T>(), to.h_n.data(), to.c_n.data(), threads, to.gates.data(), to.cells.data()};
+                            p.reset(), to.out.template view<T>(), to.h_n.data(), to.c_n.data(), threads, to.gates.data(), to.cells.data()};
   for (int d = 0; d < c.D; ++d) args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
   if (!prepared) return run(table.of<T>().forward, args), std::move(to);
   args.threads = threads + 1;  // may fall after packing
@@ -43,7 +43,7 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
 template <class T>
 struct Gradients {
   Tokens<T> x;
-  Buffer<T> h0, c0;
+  Buffer<T> h0, c0, reset_h, reset_c;
   LayerWeights<T> weights[2];
 };
 
@@ -53,10 +53,11 @@ constexpr unsigned without_gates = 1u << 11;
 template <class T>
 Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T>& saved, int threads, unsigned without = 0) {
   const Case& c = p.c;
-  Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), {}};
+  Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), Buffer<T>(p.reset_h.size()), Buffer<T>(p.reset_c.size()), {}};
+  for (Buffer<T>* added : {&to.reset_h, &to.reset_c}) std::fill_n(added->data(), added->size(), T(0));
   rnnk::BackwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), saved.out.template view<const T>(),
-                             p.h0.data(), p.c0.data(), saved.gates.data(), saved.cells.data(), p.d_out.template view<const T>(),
-                             p.d_h_n.data(), p.d_c_n.data(), to.x.template view<T>(), to.h0.data(), to.c0.data(), {}};
+                             p.h0.data(), p.c0.data(), p.reset(), saved.gates.data(), saved.cells.data(), p.d_out.template view<const T>(),
+                             p.d_h_n.data(), p.d_c_n.data(), to.x.template view<T>(), to.h0.data(), to.c0.data(), to.reset_h.data(), to.reset_c.data(), {}};
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
     args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
