@@ -26,7 +26,7 @@ struct Sizes {
 struct Trace {
   std::vector<Vector> x, h, c;
   std::vector<Vector> next_h, next_c, hidden, gates;  // hidden: before the projection; gates: after the activations
-  std::vector<Vector> q;                              // GRU: W_hn h + b_hn
+  std::vector<Vector> q;                              // GRU: W_hn h + b_hn; with the reset gate before: r * h
   Vector h_n, c_n;
 };
 
@@ -74,9 +74,19 @@ inline void step(const Sizes& s, const Weights& w, Trace& trace, const Vector& x
       q[u] = b[2 * H + u];
       a[2 * H + u] = std::tanh(a[2 * H + u] + a[u] * q[u]);
       hidden[u] = (1 - a[H + u]) * a[2 * H + u] + a[H + u] * h[u];
+    } else if (s.cell == Cell::gru_reset_before) {
+      for (int g : {0, 1}) a[g * H + u] = logistic(a[g * H + u] + b[g * H + u]);
+      q[u] = a[u] * h[u];
     } else {
       a[u] += b[u];
-      hidden[u] = s.cell == Cell::rnn_tanh ? std::tanh(a[u]) : std::max(0.0, a[u]);
+      hidden[u] = s.cell == Cell::rnn_tanh ? std::tanh(a[u]) : s.cell == Cell::rnn_relu ? std::max(0.0, a[u]) : logistic(a[u]);
+    }
+  }
+  if (s.cell == Cell::gru_reset_before) {
+    multiply(w.w_hh, q, b = w.b_hh);
+    for (int64_t u = 0; u < H; ++u) {
+      a[2 * H + u] = std::tanh(a[2 * H + u] + b[2 * H + u]);
+      hidden[u] = (1 - a[H + u]) * a[2 * H + u] + a[H + u] * h[u];
     }
   }
   Vector state = hidden;
@@ -106,6 +116,14 @@ struct InputGradients {
   Vector h0, c0, reset_h, reset_c;
 };
 
+// The rows of gate n alone, or of all others.
+inline Vector rows_of_n(const Vector& a, bool only) {
+  Vector part = a;
+  for (size_t i = 0; i < a.size(); ++i)
+    if ((i >= a.size() / 3 * 2) != only) part[i] = 0;
+  return part;
+}
+
 // D(pre-activations) that meet x and those that meet h, from D(hidden); d_h gets what passes by W_hh, d_c becomes D(c).
 inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Vector& d_hidden, Vector& a, Vector& b, Vector& d_h, Vector& d_c) {
   const int64_t H = s.H;
@@ -120,16 +138,16 @@ inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Ve
       a[2 * H + u] = d_next * i * (1 - g * g);
       a[3 * H + u] = d * tanh_c * o * (1 - o);
       d_c[u] = d_next * f;
-    } else if (s.cell == Cell::gru) {
+    } else if (s.cell == Cell::gru || s.cell == Cell::gru_reset_before) {
       const double r = gates[u], z = gates[H + u], n = gates[2 * H + u];
       const double d_n = d * (1 - z) * (1 - n * n);
-      a[u] = d_n * trace.q[t][u] * r * (1 - r);
+      a[u] = s.cell == Cell::gru ? d_n * trace.q[t][u] * r * (1 - r) : 0;
       a[H + u] = d * (h[u] - n) * z * (1 - z);
       a[2 * H + u] = d_n;
       d_h[u] += d * z;
     } else {
       const double y = trace.hidden[t][u];
-      a[u] = s.cell == Cell::rnn_tanh ? d * (1 - y * y) : y > 0 ? d : 0;
+      a[u] = s.cell == Cell::rnn_tanh ? d * (1 - y * y) : s.cell == Cell::rnn_sigmoid ? d * y * (1 - y) : y > 0 ? d : 0;
     }
   }
   b = a;
@@ -154,6 +172,18 @@ inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& tr
     Vector a(rows), b;
     d_h = Vector(s.P);
     cell_backward(s, trace, t, d_hidden, a, b, d_h, d_c);
+    if (s.cell == Cell::gru_reset_before) {
+      const Vector& r = trace.gates[t];
+      Vector d_gated(s.P);
+      multiply_transposed(w.w_hh, rows_of_n(a, true), d_gated);
+      for (int64_t u = 0; u < s.H; ++u) {
+        a[u] = d_gated[u] * trace.h[t][u] * r[u] * (1 - r[u]);
+        d_h[u] += d_gated[u] * r[u];
+      }
+      add_outer(rows_of_n(a, true), trace.q[t], d_w.w_hh);
+      add(d_w.b_hh, rows_of_n(a, true));
+      b = rows_of_n(a, false);
+    }
     add_outer(a, trace.x[t], d_w.w_ih);
     add_outer(b, trace.h[t], d_w.w_hh);
     add(d_w.b_ih, a);

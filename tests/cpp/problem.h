@@ -49,7 +49,7 @@ class Buffer {
 
 enum class Layout { full, batch_first, lengths, packed, nothing };  // nothing: every length is zero
 constexpr const char* layout_names[] = {"full", "batch_first", "lengths", "packed", "nothing"};
-constexpr const char* cell_names[] = {"lstm", "gru", "rnn_tanh", "rnn_relu"};
+constexpr const char* cell_names[] = {"lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid"};
 
 struct Case {
   rnnk::Cell cell = rnnk::Cell::lstm;

@@ -15,7 +15,7 @@ struct Coverage {
   void note(const Case& c, const std::string& isa, int threads) {
     const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
     const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), rnnk::cpu::reads_unpacked(c.T, c.B) ? rnnk::cpu::Packing::never : rnnk::cpu::Packing::now,
-                                    c.T == 1 && !c.P && rnnk::cpu::reads_unpacked(c.T, c.B)};
+                                    c.T == 1 && !c.P && c.cell != Cell::gru_reset_before && rnnk::cpu::reads_unpacked(c.T, c.B)};
     const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
     members |= p.members > 1;
     teams |= p.teams() > 1;
@@ -103,7 +103,7 @@ void test_all_tables(const Case& c, bool rows = false) {
   for (const Kernels& table : tables()) test_case<T>(c, table, p, expected, rows);
 }
 
-constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::rnn_tanh, Cell::rnn_relu};
+constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::gru_reset_before, Cell::rnn_tanh, Cell::rnn_relu, Cell::rnn_sigmoid};
 
 void test_shapes(Case c) {
   struct Sizes { int64_t T, B, I, H; };
