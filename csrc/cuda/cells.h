@@ -33,13 +33,13 @@ RNNK_FN void for_gates(const F& f) {
   for_gates<C>(f, std::make_integer_sequence<int, C::gates>{});
 }
 
+template <class C>
+constexpr bool differs(int gate) {
+  return gate < C::gates && (C::input_slots[gate] != C::hidden_slots[gate] || differs<C>(gate + 1));
+}
 // Whether some gate's gradient meets h otherwise than x.
 template <class C>
-constexpr bool splits_slots() {
-  for (int g = 0; g < C::gates; ++g)
-    if (C::input_slots[g] != C::hidden_slots[g]) return true;
-  return false;
-}
+constexpr bool splits_slots = differs<C>(0);
 
 // The merged biases of unit u.
 template <class C, class T>

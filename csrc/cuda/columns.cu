@@ -13,16 +13,20 @@ namespace {
 constexpr int block_columns = 32, block_rows = 8;
 constexpr int64_t most_parts = 64, rows_of_part = 64;
 
+// By constant indices: a variable one would put the kernel's parameter into local memory.
 template <class T>
-struct ColumnTasks {
-  ColumnSum<T> at[most_column_sums];
-};
+__device__ ColumnSum<T> own_task(const ColumnTasks<T>& tasks) {
+  ColumnSum<T> task = tasks.at[0];
+  for (int i = 1; i < tasks.most; ++i)
+    if (int(blockIdx.z) == i) task = tasks.at[i];
+  return task;
+}
 
 template <class T>
 __global__ void add_kernel(const ColumnTasks<T> tasks, int64_t columns, Wide<T>* partial, bool first) {
   using V = Wide<T>;
   V* sums = static_cast<V*>(shared_memory());  // [block_rows, block_columns]
-  const ColumnSum<T>& task = tasks.at[blockIdx.z];
+  const ColumnSum<T> task = own_task(tasks);
   const int64_t column = own_column(), stride = int64_t(gridDim.y) * block_rows;
   V sum(0);
   if (column < columns)
@@ -41,33 +45,29 @@ __global__ void finish_kernel(const ColumnTasks<T> tasks, int64_t columns, const
   if (column >= columns) return;
   Wide<T> sum(0);
   for (int p = 0; p < parts; ++p) sum += partial[(int64_t(blockIdx.z) * parts + p) * columns + column];
-  for (T* to : tasks.at[blockIdx.z].sums)
-    if (to) to[column] = narrow<T>(sum);
-}
-
-template <class T>
-ColumnTasks<T> by_value(const ColumnSum<T> (&of)[most_column_sums]) {
-  return {{of[0], of[1], of[2], of[3]}};
+  const ColumnSum<T> task = own_task(tasks);
+  if (task.sums) task.sums[column] = narrow<T>(sum);
+  if (task.again) task.again[column] = narrow<T>(sum);
 }
 
 }  // namespace
 
 template <class T>
 ColumnSums<T>::ColumnSums(Arena& arena, int count, int64_t rows, int64_t columns)
-    : columns_(columns), parts_(int(std::min(most_parts, std::max<int64_t>(1, rows / rows_of_part)))), count_(count) {
+    : columns_(columns), parts_(int(std::min(most_parts, std::max<int64_t>(1, rows / rows_of_part)))) {
   partial_ = arena.take<Wide<T>>(count * parts_ * columns);
 }
 
 template <class T>
-void ColumnSums<T>::add(Queue& queue, const ColumnSum<T> (&of)[most_column_sums], bool first) const {
-  const LaunchShape shape{dim3(unsigned((columns_ + block_columns - 1) / block_columns), unsigned(parts_), unsigned(count_)), dim3(block_columns, block_rows),
+void ColumnSums<T>::add(Queue& queue, const ColumnTasks<T>& tasks, bool first) const {
+  const LaunchShape shape{dim3(unsigned((columns_ + block_columns - 1) / block_columns), unsigned(parts_), unsigned(tasks.count)), dim3(block_columns, block_rows),
                           block_columns * block_rows * sizeof(Wide<T>)};
-  queue.run(add_kernel<T>, shape, by_value(of), columns_, partial_, first);
+  queue.run(add_kernel<T>, shape, tasks, columns_, partial_, first);
 }
 
 template <class T>
-void ColumnSums<T>::finish(Queue& queue, const ColumnSum<T> (&of)[most_column_sums]) const {
-  queue.run(finish_kernel<T>, over(columns_, 1, count_), by_value(of), columns_, partial_, parts_);
+void ColumnSums<T>::finish(Queue& queue, const ColumnTasks<T>& tasks) const {
+  queue.run(finish_kernel<T>, over(columns_, 1, tasks.count), tasks, columns_, partial_, parts_);
 }
 
 template class ColumnSums<float>;

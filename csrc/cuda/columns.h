@@ -5,20 +5,30 @@
 
 namespace rnnk::cuda {
 
-constexpr int most_column_sums = 4;  // two directions, each with what meets x and what meets h
-
-// One matrix of a chunk, and where the sums of all chunks go; null where nobody wants them.
+// One matrix of a chunk, and where the sums of all chunks go; either may be null.
 template <class T>
 struct ColumnSum {
   const T* matrix;  // [rows, columns]
   int64_t rows;
-  T* sums[2];  // [columns], the same numbers
+  T *sums, *again;  // [columns]
+};
+
+// Two directions, each with what meets x and what meets h.
+template <class T>
+struct ColumnTasks {
+  static constexpr int most = 4;
+  ColumnSum<T> at[most];
+  int count = 0;
+
+  void push(const ColumnSum<T>& task) {
+    if (task.sums || task.again) at[count++] = task;
+  }
 };
 
 template <class T>
 class ColumnSums {
   int64_t columns_ = 0;
-  int parts_ = 0, count_ = 0;
+  int parts_ = 0;
   Wide<T>* partial_ = nullptr;  // [count, parts, columns]
 
  public:
@@ -26,8 +36,8 @@ class ColumnSums {
   // For `count` matrices of at most `rows` rows at a time.
   ColumnSums(Arena& arena, int count, int64_t rows, int64_t columns);
 
-  void add(Queue& queue, const ColumnSum<T> (&of)[most_column_sums], bool first) const;
-  void finish(Queue& queue, const ColumnSum<T> (&of)[most_column_sums]) const;
+  void add(Queue& queue, const ColumnTasks<T>& tasks, bool first) const;
+  void finish(Queue& queue, const ColumnTasks<T>& tasks) const;
 };
 
 }  // namespace rnnk::cuda

@@ -44,6 +44,7 @@ class Timeline {
   // Its times, rising.
   Chunk times(int d, const Chunk& c) const { return d ? Chunk{shape_.T - c.end, shape_.T - c.begin} : c; }
   TokenRange tokens(const Chunk& times) const {
+    if (times.begin == times.end) return {0, 0};
     const Moment first = moment(times.begin), last = moment(times.end - 1);
     return {first.first, last.first + last.active - first.first};
   }
