@@ -14,7 +14,12 @@ struct LaunchShape {
   bool cooperative = false;  // all blocks run at once and may wait for each other
 };
 
-#ifdef __CUDACC__
+}  // namespace rnnk::cuda
+
+#ifndef __CUDACC__
+#include <cuda_host/launch.h>
+#else
+namespace rnnk::cuda {
 
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream, Arguments&&... arguments) {
@@ -45,8 +50,5 @@ __device__ inline void* shared_memory() {
   return memory;
 }
 
-#else
-#include "cuda_host/launch.h"
-#endif
-
 }  // namespace rnnk::cuda
+#endif
