@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <list>
+#include <random>
 
 #include "cuda_runtime.h"
 #include "report.h"
@@ -66,7 +67,7 @@ class Scheduler {
       block.rank = rank;
       block.index = unfold(first + rank, shape.grid);
       block.priority = engine();
-      block.shared = fresh_shared_memory();
+      block.shared = block.address = fresh_shared_memory();
       block.barrier.expected = threads;
       start_threads(block, threads);
     }
@@ -256,6 +257,11 @@ void warp_collective(unsigned mask, void* mine, Combine combine, const Wait& wai
   me.fiber.suspend();
 }
 
+void full_warp_collective(void* mine, Combine combine, const Wait& wait) {
+  if (self().warp().existing != 0xffffffff) fault("is in a warp of less than 32 lanes at %s", describe(wait).c_str());
+  warp_collective(0xffffffff, mine, combine, wait);
+}
+
 void wait_until(std::function<bool()> ready, const Wait& wait) {
   Thread& me = self();
   me.wait = wait;
@@ -267,6 +273,8 @@ void wait_until(std::function<bool()> ready, const Wait& wait) {
 void yield_in_loop(const Wait& wait) {
   Thread& me = self();
   me.wait = wait;
+  me.block->priority = engine();  // or preferred ones that loop would starve those they wait for
+  me.warp().priority = engine();
   scheduler->make_runnable(me);
   if (++scheduler->fruitless > most_fruitless) report_deadlock(scheduler->clusters);
   me.fiber.suspend();
@@ -277,11 +285,16 @@ void later(std::function<void()> complete, const void* target, const char* what)
 }
 
 Block& owner_of(const void* to, size_t bytes, const char* what) {
-  for (Block& block : self().block->cluster->blocks) {
-    const auto* target = static_cast<const unsigned char*>(to);
-    if (block.shared && target >= block.shared && target + bytes <= block.shared + grid().shared_bytes) return block;
-  }
-  fault("%s: no shared memory of a running block of its cluster at %p", what, to);
+  const auto* begin = static_cast<const unsigned char*>(to);
+  for (Block& block : self().block->cluster->blocks)
+    if (block.shared && begin >= block.shared && begin + bytes <= block.shared + grid().shared_bytes) return block;
+  fault("%s: no block of its cluster that has not ended has shared memory at %p", what, to);
+}
+
+Block& own_shared(const void* at, size_t bytes, const char* what) {
+  Block& owner = owner_of(at, bytes, what);
+  if (&owner != self().block) fault("%s with the shared memory of another block", what);
+  return owner;
 }
 
 }  // namespace cuda_host

@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <random>
 #include <vector>
 
 #include "fiber.h"
@@ -67,7 +66,9 @@ struct Thread {
   bool exited = false;
   Wait wait{};                  // what it waits at, or waited at last
   std::function<bool()> ready;  // of a wait for memory
-  unsigned cluster_phase = 0;   // of the cluster's barrier, when it arrived there
+
+  bool in_cluster_barrier = false;  // arrived there, in this phase of the barrier, and has not waited
+  unsigned cluster_phase = 0;
 
   // Its cp.async copies that are still to be done; see ptx.h.
   struct Copy {
@@ -87,7 +88,8 @@ struct Block {
   unsigned rank;  // in the cluster
   unsigned exited = 0;
   uint64_t priority;
-  unsigned char* shared;
+  unsigned char* address;           // of its shared memory
+  unsigned char* shared = nullptr;  // the same until it has ended
   Barrier barrier;
   std::vector<Warp> warps;
   std::vector<Thread> threads;
@@ -123,6 +125,7 @@ const GridShape& grid();
 void arrive(Barrier& barrier, const Wait& wait);
 void wait_for(Barrier& barrier, unsigned phase, const Wait& wait);  // until the phase is over
 void warp_collective(unsigned mask, void* mine, Combine combine, const Wait& wait);
+void full_warp_collective(void* mine, Combine combine, const Wait& wait);  // of 32 lanes
 
 // Waits until `ready()`. Nothing tells the scheduler when that is: it looks.
 void wait_until(std::function<bool()> ready, const Wait& wait);
@@ -135,6 +138,8 @@ void made_progress();
 void later(std::function<void()> complete, const void* target, const char* what);
 // The block of the running thread's cluster that [to, to + bytes) lies in.
 Block& owner_of(const void* to, size_t bytes, const char* what);
+// The running thread's own block, after a check that [at, at + bytes) is its shared memory.
+Block& own_shared(const void* at, size_t bytes, const char* what);
 
 uint64_t draw(uint64_t below);
 
