@@ -111,9 +111,8 @@ class Gradients {
     for (int d = 0; d < s_.D; ++d) {
       const WeightGradients<T>& to = a_.d_weights[d];
       const int64_t rows = timeline_.tokens(timeline_.times(d, c)).count, at = d * tokens_.capacity * columns_;
-      const bool shared = tokens_.slots == tokens_.hidden_slots;
-      tasks.push({tokens_.slots + at, rows, to.b_ih, shared ? to.b_hh : nullptr});
-      if (!shared) tasks.push({tokens_.hidden_slots + at, rows, to.b_hh, nullptr});
+      tasks.push({tokens_.slots + at, rows, to.b_ih, tokens_.splits_slots ? nullptr : to.b_hh});
+      if (tokens_.splits_slots) tasks.push({tokens_.hidden_slots + at, rows, to.b_hh, nullptr});
     }
     return tasks;
   }

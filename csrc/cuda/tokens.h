@@ -10,6 +10,7 @@ namespace rnnk::cuda {
 template <class T>
 struct TokenBuffers {
   int64_t capacity = 0;
+  bool splits_slots = false;
   T* slots = nullptr;         // [G * H], D(pre-activations) as they meet x
   T* hidden_slots = nullptr;  // [G * H], as they meet h; a GRU's differ, others' are the slots
   T* before = nullptr;        // [P], the state that entered, where a product needs it
@@ -19,7 +20,7 @@ struct TokenBuffers {
   static TokenBuffers place(Arena& arena, const BackwardArgs<T>& args, int64_t capacity, bool splits_slots, bool needs_before) {
     const Shape& s = args.shape;
     const int64_t tokens = s.D * capacity, rows = tokens + (s.D == 2 ? s.B : 0), columns = gate_count(args.cell) * s.H;
-    TokenBuffers b{capacity};
+    TokenBuffers b{capacity, splits_slots};
     b.slots = arena.take<T>(rows * columns);
     b.hidden_slots = splits_slots ? arena.take<T>(rows * columns) : b.slots;
     if (needs_before) b.before = arena.take<T>(tokens * s.P);
