@@ -82,56 +82,54 @@ Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
   return e;
 }
 
-// The error that is allowed: `floor` times the largest number expected and, where `theirs` is given, twice its error.
-struct Tolerance {
-  double floor;
-  const Expected* theirs = nullptr;
-};
+// The error that is allowed, of the largest number expected.
 template <class T>
-constexpr Tolerance usual{sizeof(T) == 4 ? 4e-6 : 1e-13};
+constexpr double usual_tolerance = sizeof(T) == 4 ? 4e-6 : 1e-13;
 
-template <class T>
-void compare(const std::string& what, const Buffer<T>& ours, const double* expected, double floor, const double* theirs) {
-  double largest = 0.01, error = 0, their_error = 0;
+struct Difference {
+  double error = 0, largest = 0.01;
   int64_t where = 0;
-  for (int64_t i = 0; i < ours.size(); ++i)
-    if (expected[i] == expected[i]) {
-      largest = std::max(largest, std::abs(expected[i]));
-      if (theirs) their_error = std::max(their_error, std::abs(theirs[i] - expected[i]));
-    }
-  for (int64_t i = 0; i < ours.size(); ++i) {
+};
+
+// `expected` is NaN where nothing may be written.
+template <class T>
+Difference difference(const T* ours, const double* expected, int64_t size) {
+  Difference d;
+  for (int64_t i = 0; i < size; ++i) {
     const bool untouched = expected[i] != expected[i];
     const double off = untouched ? (ours[i] != ours[i] ? 0 : HUGE_VAL) : std::abs(ours[i] - expected[i]);
-    if (!(off <= error)) error = off, where = i;
+    if (!(off <= d.error)) d.error = off, d.where = i;
+    if (!untouched) d.largest = std::max(d.largest, std::abs(expected[i]));
   }
-  const double allowed = floor * largest + 2 * their_error;
-  check(error <= allowed, "%s[%d] is %g, expected %g; allowed error %g", what.c_str(), int(where), ours.size() ? double(ours[where]) : 0,
-        ours.size() ? expected[where] : 0, allowed);
-}
-
-template <class T, class W>
-void compare(const std::string& name, const Expected& e, const Outputs<T, W>& o, const Tolerance& t = usual<T>) {
-  const auto one = [&](const char* what, const Buffer<T>& ours, const auto& of) { compare(name + what, ours, of(e), t.floor, t.theirs ? of(*t.theirs) : nullptr); };
-  one(" out", o.out.data, [](const Expected& x) { return x.out.data.data(); });
-  one(" h_n", o.h_n, [](const Expected& x) { return x.h_n.data(); });
-  one(" c_n", o.c_n, [](const Expected& x) { return x.c_n.data(); });
+  return d;
 }
 
 template <class T>
-void compare(const std::string& name, const Expected& e, const Gradients<T>& g, const Tolerance& t = usual<T>) {
-  const auto one = [&](const std::string& what, const Buffer<T>& ours, const auto& of) {
-    compare(name + what, ours, of(e), t.floor, t.theirs ? of(*t.theirs) : nullptr);
-  };
-  one(" d_x", g.x.data, [](const Expected& x) { return x.d_x.data.data(); });
-  one(" d_h0", g.h0, [](const Expected& x) { return x.d_h0.data(); });
-  one(" d_c0", g.c0, [](const Expected& x) { return x.d_c0.data(); });
+void compare(const std::string& what, const Buffer<T>& ours, const double* expected, double tolerance) {
+  const Difference d = difference(ours.data(), expected, ours.size());
+  check(d.error <= tolerance * d.largest, "%s[%d] is %g, expected %g; allowed error %g", what.c_str(), int(d.where), ours.size() ? double(ours[d.where]) : 0,
+        ours.size() ? expected[d.where] : 0, tolerance * d.largest);
+}
+
+template <class T>
+void compare(const std::string& name, const Expected& e, const Outputs<T>& o, double tolerance = usual_tolerance<T>) {
+  compare(name + " out", o.out.data, e.out.data.data(), tolerance);
+  compare(name + " h_n", o.h_n, e.h_n.data(), tolerance);
+  compare(name + " c_n", o.c_n, e.c_n.data(), tolerance);
+}
+
+template <class T>
+void compare(const std::string& name, const Expected& e, const Gradients<T>& g, double tolerance = usual_tolerance<T>) {
+  compare(name + " d_x", g.x.data, e.d_x.data.data(), tolerance);
+  compare(name + " d_h0", g.h0, e.d_h0.data(), tolerance);
+  compare(name + " d_c0", g.c0, e.d_c0.data(), tolerance);
   for (int d = 0; d < 2; ++d) {
-    const std::string of = d ? " reverse" : "";
-    one(of + " d_w_ih", g.weights[d].w_ih, [d](const Expected& x) { return x.d_weights[d].w_ih.data(); });
-    one(of + " d_w_hh", g.weights[d].w_hh, [d](const Expected& x) { return x.d_weights[d].w_hh.data(); });
-    one(of + " d_b_ih", g.weights[d].b_ih, [d](const Expected& x) { return x.d_weights[d].b_ih.data(); });
-    one(of + " d_b_hh", g.weights[d].b_hh, [d](const Expected& x) { return x.d_weights[d].b_hh.data(); });
-    one(of + " d_w_hr", g.weights[d].w_hr, [d](const Expected& x) { return x.d_weights[d].w_hr.data(); });
+    const std::string of = name + (d ? " reverse" : "");
+    compare(of + " d_w_ih", g.weights[d].w_ih, e.d_weights[d].w_ih.data(), tolerance);
+    compare(of + " d_w_hh", g.weights[d].w_hh, e.d_weights[d].w_hh.data(), tolerance);
+    compare(of + " d_b_ih", g.weights[d].b_ih, e.d_weights[d].b_ih.data(), tolerance);
+    compare(of + " d_b_hh", g.weights[d].b_hh, e.d_weights[d].b_hh.data(), tolerance);
+    compare(of + " d_w_hr", g.weights[d].w_hr, e.d_weights[d].w_hr.data(), tolerance);
   }
 }
 
