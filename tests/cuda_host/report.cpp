@@ -43,7 +43,7 @@ std::string describe_waiting(const Barrier& barrier) {
 }
 
 void fault(const char* format, ...) {
-  std::fputs("cuda_host: ", stderr);
+  std::fprintf(stderr, "cuda_host, seed %llu: ", static_cast<unsigned long long>(current_seed));
   if (const Thread* thread = running_thread()) std::fprintf(stderr, "%s thread %u ", describe(*thread->block).c_str(), thread->number);
   va_list arguments;
   va_start(arguments, format);
@@ -54,7 +54,7 @@ void fault(const char* format, ...) {
 }
 
 void report_deadlock(const std::list<Cluster>& clusters) {
-  std::fputs("cuda_host: deadlock, nobody can go on\n", stderr);
+  std::fprintf(stderr, "cuda_host, seed %llu: deadlock, nobody can go on\n", static_cast<unsigned long long>(current_seed));
   for (const Cluster& cluster : clusters)
     for (const Block& block : cluster.blocks) print_waiting(block);
   end();

@@ -7,6 +7,7 @@
 
 namespace cuda_host {
 
+extern uint64_t current_seed;
 Thread* running_thread();  // or null
 
 std::string describe(const Wait& wait);

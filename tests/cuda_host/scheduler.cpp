@@ -186,8 +186,13 @@ constexpr unsigned most_fruitless = 1 << 20;
 
 }  // namespace
 
-void set_seed(uint64_t seed) { engine.seed(seed); }
-uint64_t draw(uint64_t below) { return engine() % below; }
+uint64_t current_seed;
+
+void set_seed(uint64_t seed) {
+  current_seed = seed;
+  engine.seed(seed);
+}
+uint64_t draw(uint64_t below) { return uint64_t((unsigned __int128)engine() * below >> 64); }
 
 Thread& self() { return *scheduler->running; }
 Thread* running_thread() { return scheduler ? scheduler->running : nullptr; }

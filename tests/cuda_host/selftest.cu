@@ -2,14 +2,13 @@
 // that uses it as a recurrent kernel does, against plain loops. One file for both:
 //
 //   nvcc -std=c++17 -Icsrc -arch=sm_90 tests/cuda_host/selftest.cu -o selftest && ./selftest        on a card
-//   tests/test_cuda_host.py                                                                         on the host: ./selftest SEEDS
+//   tests/test_cuda_host.py                                                                         on the host: ./selftest SEEDS [WORD]
 //
-// Prints PASS or FAIL for each group of wrappers. What a card of less than sm_90 does not have is SKIPped there.
+// Runs each test with so many seeds, or those whose name contains the word. Prints PASS or FAIL for each group of wrappers. What a card of less than sm_90 does not have is SKIPped there.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <vector>
 
 #include "cuda/launch.h"
@@ -261,7 +260,7 @@ bool test_dependent_launch() {
 struct Test {
   const char* name;
   bool needs_sm90;
-  std::function<bool()> passes;
+  bool (*passes)();
 };
 
 const Test tests[] = {
@@ -302,10 +301,12 @@ void choose_order([[maybe_unused]] int seed) {
 
 int main(int count, char** words) {
   const int seeds = count > 1 ? std::atoi(words[1]) : 1;
+  const char* wanted = count > 2 ? words[2] : "";
   int major = 0, failures = 0;
   if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0)) return std::printf("no card\n"), 2;
   for (const Test& test : tests) {
     bool passed = true;
+    if (!std::strstr(test.name, wanted)) continue;
     if (test.needs_sm90 && major < 9) {
       std::printf("SKIP  %s\n", test.name);
       continue;
@@ -313,6 +314,7 @@ int main(int count, char** words) {
     for (int seed = 0; passed && seed < seeds; ++seed) {
       choose_order(seed);
       passed = test.passes();
+      if (!passed && seeds > 1) std::printf("  with seed %d\n", seed);
     }
     std::printf("%s  %s\n", passed ? "PASS" : "FAIL", test.name);
     failures += !passed;
