@@ -17,10 +17,20 @@ struct Weights {
   Vector w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
+// What a result becomes where it is stored. With a 16-bit type's rounding this is a plain implementation in that type, and its error what
+// one may expect of any.
+using Round = double (*)(double);
+inline double exact(double x) { return x; }
+
 struct Sizes {
   Cell cell;
   int64_t I, H, P;  // P = H without a projection
+  Round round = exact;
 };
+
+inline void round_all(const Sizes& s, Vector& v) {
+  for (double& x : v) x = s.round(x);
+}
 
 // What a row does. Index t of x, h and c is what enters step t, of all others what it makes.
 struct Trace {
@@ -63,6 +73,7 @@ inline void step(const Sizes& s, const Weights& w, Trace& trace, const Vector& x
   Vector a = w.b_ih, b = w.b_hh, hidden(H), next_c(H), q(H);
   multiply(w.w_ih, x, a);
   multiply(w.w_hh, h, b);
+  round_all(s, a), round_all(s, b);
   for (int64_t u = 0; u < H; ++u) {
     if (s.cell == Cell::lstm) {
       for (int g : {0, 1, 3}) a[g * H + u] = logistic(a[g * H + u] + b[g * H + u]);
@@ -83,14 +94,17 @@ inline void step(const Sizes& s, const Weights& w, Trace& trace, const Vector& x
     }
   }
   if (s.cell == Cell::gru_reset_before) {
+    round_all(s, q);
     multiply(w.w_hh, q, b = w.b_hh);
+    round_all(s, b);
     for (int64_t u = 0; u < H; ++u) {
       a[2 * H + u] = std::tanh(a[2 * H + u] + b[2 * H + u]);
       hidden[u] = (1 - a[H + u]) * a[2 * H + u] + a[H + u] * h[u];
     }
   }
+  round_all(s, a), round_all(s, next_c), round_all(s, hidden);
   Vector state = hidden;
-  if (!w.w_hr.empty()) multiply(w.w_hr, hidden, state = Vector(s.P));
+  if (!w.w_hr.empty()) multiply(w.w_hr, hidden, state = Vector(s.P)), round_all(s, state);
   trace.x.push_back(x);
   trace.next_h.push_back(state);
   trace.next_c.push_back(next_c);
@@ -153,6 +167,7 @@ inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Ve
   b = a;
   if (s.cell == Cell::gru)
     for (int64_t u = 0; u < H; ++u) b[2 * H + u] = a[2 * H + u] * gates[u];
+  round_all(s, a), round_all(s, b), round_all(s, d_c);
 }
 
 // Adds to d_w; d_h and d_c come in as the gradients of h_n and c_n.
@@ -163,10 +178,12 @@ inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& tr
   result.x.resize(trace.x.size());
   for (size_t t = trace.x.size(); t-- > 0;) {
     add(d_h, d_out[t]);
+    round_all(s, d_h);
     Vector d_hidden = d_h;
     if (!w.w_hr.empty()) {
       add_outer(d_h, trace.hidden[t], d_w.w_hr);
       multiply_transposed(w.w_hr, d_h, d_hidden = Vector(s.H));
+      round_all(s, d_hidden);
     }
     const size_t rows = size_t(gate_count(s.cell) * s.H);
     Vector a(rows), b;
@@ -190,6 +207,7 @@ inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& tr
     add(d_w.b_hh, b);
     multiply_transposed(w.w_ih, a, result.x[t] = Vector(s.I));
     multiply_transposed(w.w_hh, b, d_h);
+    round_all(s, result.x[t]), round_all(s, d_h);
     if (!resets.before[t]) continue;
     add(result.reset_h, d_h), add(result.reset_c, d_c);
     d_h = Vector(s.P), d_c = Vector(s.H);
