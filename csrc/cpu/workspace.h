@@ -1,31 +1,12 @@
-// What one call works in: a buffer cut into pieces, and the barriers that live in it.
+// What the threads of one call find in its buffer: each its own piece, and the barriers.
 #pragma once
-#include <cstddef>
 #include <cstdint>
 #include <new>
 
+#include "arena.h"
 #include "cpu/team.h"
 
 namespace rnnk::cpu {
-
-// Hands out pieces of one buffer, 64-byte aligned. With a null base it only counts, so one function both sizes and lays out.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    used_ = (used_ + 63) / 64 * 64;
-    const uintptr_t at = base_ + used_;
-    used_ += size_t(count) * sizeof(T);
-    return base_ ? reinterpret_cast<T*>(at) : nullptr;
-  }
-  size_t used() const { return used_; }
-
- private:
-  uintptr_t base_;
-  size_t used_ = 0;
-};
 
 // One Scratch for each thread, as cut(Arena&) lays it out.
 template <class Scratch>

@@ -10,7 +10,7 @@ enum class Type { f32, f64, bf16, f16 };
 
 // C = A B, or C + A B, for each of `batch` matrices that lie a stride apart. All matrices are stored by rows; `transposed` means that
 // the memory holds A^T or B^T. A and B are of type `in`; C of type `out`, which is `in` or, where `in` is bf16 or f16, also f32.
-// Sums are in float64 for f64 and in float32 for all others.
+// Sums are in float64 for f64 and in float32 for all others. k may be 0, where A and B may be null: A B is zero then.
 struct Product {
   struct Matrix {
     const void* data;

@@ -14,10 +14,19 @@ struct LaunchShape {
   bool cooperative = false;  // all blocks run at once and may wait for each other
 };
 
-#ifdef __CUDACC__
+}  // namespace rnnk::cuda
+
+#ifndef __CUDACC__
+#include <cuda_host/launch.h>
+#else
+namespace rnnk::cuda {
 
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream, Arguments&&... arguments) {
+  if (shape.shared_bytes > 48 * 1024)
+    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes))) return error;
+  if (shape.cluster > 8)
+    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) return error;
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
@@ -45,8 +54,5 @@ __device__ inline void* shared_memory() {
   return memory;
 }
 
-#else
-#include "cuda_host/launch.h"
-#endif
-
 }  // namespace rnnk::cuda
+#endif

@@ -35,7 +35,7 @@ struct ForwardArgs {
   T* h_n;          // [D, B, P]
   T* c_n;          // [D, B, H], LSTM only
   T* gates;        // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them
-  Wide<T>* cells;  // [D, N, Hp], likewise; LSTM only
+  Wide<T>* cells;  // [D, N, Hp], or null when no backward pass follows; LSTM only
 };
 
 template <class T>
@@ -61,9 +61,13 @@ struct BackwardArgs {
 
 // Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs. Nothing is allocated, nothing
 // waits, no host memory is read once the call has returned: it may be captured into a graph. T: float, double, __nv_bfloat16, __half.
+// `chunk_bytes` bounds what the workspace holds per token: forward, products that shall stay in the L2; backward, what the large
+// products of a chunk of steps need, whose weight gradients are added up.
 template <class T>
-cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream);
+cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
+                    size_t chunk_bytes = 32 << 20);
 template <class T>
-cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream);
+cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
+                     size_t chunk_bytes = 256 << 20);
 
 }  // namespace rnnk::cuda

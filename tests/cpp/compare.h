@@ -1,6 +1,39 @@
-// What a Problem should give, from naive.h, and the comparisons: values within a tolerance, or equal bits.
+// What a Problem gives, what it should, from naive.h, and the comparisons: values within a tolerance, or equal bits.
 #pragma once
-#include "run.h"
+#include "problem.h"
+
+// W is the type of what is kept in more bits.
+template <class T, class W = T>
+struct Outputs {
+  Tokens<T> out;
+  Buffer<T> h_n, c_n, gates;
+  Buffer<W> cells;
+};
+
+template <class T>
+struct Gradients {
+  Tokens<T> x;
+  Buffer<T> h0, c0;
+  LayerWeights<T> weights[2];
+};
+
+// `without` is a bit set of pointers to leave null: 0 d_out, 1 d_h_n, 2 d_c_n, 3 d_x, 4 d_h0, 5 d_c0, 6.. d_weights' five; 11 gates.
+constexpr unsigned without_gates = 1u << 11;
+
+template <class Args, class T>
+void leave_out(Args& args, const T*& d_out, T*& d_x, unsigned without) {
+  int bit = 0;
+  for (const T** pointer : {&d_out, &args.d_h_n, &args.d_c_n})
+    if (without >> bit++ & 1) *pointer = nullptr;
+  for (T** pointer : {&d_x, &args.d_h0, &args.d_c0})
+    if (without >> bit++ & 1) *pointer = nullptr;
+  for (rnnk::WeightGradients<T>& g : args.d_weights) {
+    bit = 6;
+    for (T** pointer : {&g.w_ih, &g.w_hh, &g.b_ih, &g.b_hh, &g.w_hr})
+      if (without >> bit++ & 1) *pointer = nullptr;
+  }
+  if (without & without_gates) args.gates = nullptr;
+}
 
 // What every result should be, and NaN where it should be left alone.
 struct Expected {
@@ -17,10 +50,10 @@ std::vector<naive::Vector> collect(int64_t length, bool reverse, Row row) {
 }
 
 template <class T>
-Expected expect(const Problem<T>& p) {
+Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
   const Case& c = p.c;
   const int64_t P = c.state(), H = c.H;
-  const naive::Sizes sizes{c.cell, c.I, H, P};
+  const naive::Sizes sizes{c.cell, c.I, H, P, round};
   Expected e{Tokens<double>(c, p.steps, c.D * P), Tokens<double>(c, p.steps, c.I), Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()),
              Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()), {}};
   const auto put = [](const naive::Vector& from, double* to) { std::copy(from.begin(), from.end(), to); };
@@ -49,46 +82,59 @@ Expected expect(const Problem<T>& p) {
   return e;
 }
 
+// The error that is allowed, of the largest number expected.
 template <class T>
-void compare(const std::string& what, const Buffer<T>& ours, const double* expected) {
-  double largest = 0.01, error = 0;
+constexpr double usual_tolerance = sizeof(T) == 4 ? 4e-6 : 1e-13;
+
+struct Difference {
+  double error = 0, largest = 0.01;
   int64_t where = 0;
-  for (int64_t i = 0; i < ours.size(); ++i)
-    if (expected[i] == expected[i]) largest = std::max(largest, std::abs(expected[i]));
-  for (int64_t i = 0; i < ours.size(); ++i) {
+};
+
+// `expected` is NaN where nothing may be written.
+template <class T>
+Difference difference(const T* ours, const double* expected, int64_t size) {
+  Difference d;
+  for (int64_t i = 0; i < size; ++i) {
     const bool untouched = expected[i] != expected[i];
     const double off = untouched ? (ours[i] != ours[i] ? 0 : HUGE_VAL) : std::abs(ours[i] - expected[i]);
-    if (!(off <= error)) error = off, where = i;
+    if (!(off <= d.error)) d.error = off, d.where = i;
+    if (!untouched) d.largest = std::max(d.largest, std::abs(expected[i]));
   }
-  const double allowed = (sizeof(T) == 4 ? 4e-6 : 1e-13) * largest;
-  check(error <= allowed, "%s[%d] is %g, expected %g; allowed error %g", what.c_str(), int(where), ours.size() ? double(ours[where]) : 0,
-        ours.size() ? expected[where] : 0, allowed);
+  return d;
 }
 
 template <class T>
-void compare(const std::string& name, const Expected& e, const Outputs<T>& o) {
-  compare(name + " out", o.out.data, e.out.data.data());
-  compare(name + " h_n", o.h_n, e.h_n.data());
-  compare(name + " c_n", o.c_n, e.c_n.data());
+void compare(const std::string& what, const Buffer<T>& ours, const double* expected, double tolerance) {
+  const Difference d = difference(ours.data(), expected, ours.size());
+  check(d.error <= tolerance * d.largest, "%s[%d] is %g, expected %g; allowed error %g", what.c_str(), int(d.where), ours.size() ? double(ours[d.where]) : 0,
+        ours.size() ? expected[d.where] : 0, tolerance * d.largest);
 }
 
 template <class T>
-void compare(const std::string& name, const Expected& e, const Gradients<T>& g) {
-  compare(name + " d_x", g.x.data, e.d_x.data.data());
-  compare(name + " d_h0", g.h0, e.d_h0.data());
-  compare(name + " d_c0", g.c0, e.d_c0.data());
+void compare(const std::string& name, const Expected& e, const Outputs<T>& o, double tolerance = usual_tolerance<T>) {
+  compare(name + " out", o.out.data, e.out.data.data(), tolerance);
+  compare(name + " h_n", o.h_n, e.h_n.data(), tolerance);
+  compare(name + " c_n", o.c_n, e.c_n.data(), tolerance);
+}
+
+template <class T>
+void compare(const std::string& name, const Expected& e, const Gradients<T>& g, double tolerance = usual_tolerance<T>) {
+  compare(name + " d_x", g.x.data, e.d_x.data.data(), tolerance);
+  compare(name + " d_h0", g.h0, e.d_h0.data(), tolerance);
+  compare(name + " d_c0", g.c0, e.d_c0.data(), tolerance);
   for (int d = 0; d < 2; ++d) {
     const std::string of = name + (d ? " reverse" : "");
-    compare(of + " d_w_ih", g.weights[d].w_ih, e.d_weights[d].w_ih.data());
-    compare(of + " d_w_hh", g.weights[d].w_hh, e.d_weights[d].w_hh.data());
-    compare(of + " d_b_ih", g.weights[d].b_ih, e.d_weights[d].b_ih.data());
-    compare(of + " d_b_hh", g.weights[d].b_hh, e.d_weights[d].b_hh.data());
-    compare(of + " d_w_hr", g.weights[d].w_hr, e.d_weights[d].w_hr.data());
+    compare(of + " d_w_ih", g.weights[d].w_ih, e.d_weights[d].w_ih.data(), tolerance);
+    compare(of + " d_w_hh", g.weights[d].w_hh, e.d_weights[d].w_hh.data(), tolerance);
+    compare(of + " d_b_ih", g.weights[d].b_ih, e.d_weights[d].b_ih.data(), tolerance);
+    compare(of + " d_b_hh", g.weights[d].b_hh, e.d_weights[d].b_hh.data(), tolerance);
+    compare(of + " d_w_hr", g.weights[d].w_hr, e.d_weights[d].w_hr.data(), tolerance);
   }
 }
 
-template <class T>
-void check_same(const std::string& name, const Outputs<T>& a, const Outputs<T>& b) {
+template <class T, class W>
+void check_same(const std::string& name, const Outputs<T, W>& a, const Outputs<T, W>& b) {
   check(a.out.data.same_bits(b.out.data), "%s: out has other bits", name.c_str());
   check(a.h_n.same_bits(b.h_n) && a.c_n.same_bits(b.c_n), "%s: h_n or c_n has other bits", name.c_str());
 }
@@ -108,26 +154,5 @@ void check_same(const std::string& name, const Gradients<T>& a, const Gradients<
     same(8, "d_b_ih", left.b_ih, right.b_ih);
     same(9, "d_b_hh", left.b_hh, right.b_hh);
     same(10, "d_w_hr", left.w_hr, right.w_hr);
-  }
-}
-
-// A row's results do not depend on the rows beside it.
-template <class T>
-void check_row(const std::string& name, const Kernels& table, const Problem<T>& p, int64_t row, const Outputs<T>& o, const Gradients<T>& g) {
-  const Problem<T> one = p.only(row);
-  const Outputs<T> alone = forward(table, one, 1);
-  const Gradients<T> d_alone = backward(table, one, alone, 1);
-  const auto same = [&](const char* what, const Buffer<T>& all, const Buffer<T>& single) {
-    const int64_t width = single.size() / p.c.D;
-    for (int d = 0; d < p.c.D; ++d)
-      check(!width || !std::memcmp(all.data() + (d * p.c.B + row) * width, single.data() + d * width, size_t(width) * sizeof(T)),
-            "%s: %s of row %d has other bits when it runs alone", name.c_str(), what, int(row));
-  };
-  same("h_n", o.h_n, alone.h_n), same("c_n", o.c_n, alone.c_n), same("d_h0", g.h0, d_alone.h0), same("d_c0", g.c0, d_alone.c0);
-  for (int64_t t = 0; t < p.steps.lengths[row]; ++t) {
-    const auto equal = [&](const Tokens<T>& all, const Tokens<T>& single) {
-      return !all.width || !std::memcmp(&all.data[all.offset(p.steps, t, row)], &single.data[single.offset(one.steps, t, 0)], size_t(all.width) * sizeof(T));
-    };
-    check(equal(o.out, alone.out) && equal(g.x, d_alone.x), "%s: out or d_x of row %d step %d has other bits when it runs alone", name.c_str(), int(row), int(t));
   }
 }

@@ -17,10 +17,20 @@ struct Weights {
   Vector w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
+// What a result becomes where it is stored. With a 16-bit type's rounding this is a plain implementation in that type, and its error what
+// one may expect of any.
+using Round = double (*)(double);
+inline double exact(double x) { return x; }
+
 struct Sizes {
   Cell cell;
   int64_t I, H, P;  // P = H without a projection
+  Round round = exact;
 };
+
+inline void round_all(const Sizes& s, Vector& v) {
+  for (double& x : v) x = s.round(x);
+}
 
 // What a row does: index 0 of h and c is the initial state, step t makes index t + 1.
 struct Trace {
@@ -55,6 +65,7 @@ inline void step(const Sizes& s, const Weights& w, Trace& trace, const Vector& x
   Vector a = w.b_ih, b = w.b_hh, hidden(H), next_c(H), q(H);
   multiply(w.w_ih, x, a);
   multiply(w.w_hh, h, b);
+  round_all(s, a), round_all(s, b);
   for (int64_t u = 0; u < H; ++u) {
     if (s.cell == Cell::lstm) {
       for (int g : {0, 1, 3}) a[g * H + u] = logistic(a[g * H + u] + b[g * H + u]);
@@ -71,8 +82,9 @@ inline void step(const Sizes& s, const Weights& w, Trace& trace, const Vector& x
       hidden[u] = s.cell == Cell::rnn_tanh ? std::tanh(a[u]) : std::max(0.0, a[u]);
     }
   }
+  round_all(s, a), round_all(s, next_c), round_all(s, hidden);
   Vector state = hidden;
-  if (!w.w_hr.empty()) multiply(w.w_hr, hidden, state = Vector(s.P));
+  if (!w.w_hr.empty()) multiply(w.w_hr, hidden, state = Vector(s.P)), round_all(s, state);
   trace.x.push_back(x);
   trace.h.push_back(state);
   trace.c.push_back(next_c);
@@ -123,6 +135,7 @@ inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Ve
   b = a;
   if (s.cell == Cell::gru)
     for (int64_t u = 0; u < H; ++u) b[2 * H + u] = a[2 * H + u] * gates[u];
+  round_all(s, a), round_all(s, b), round_all(s, d_c);
 }
 
 // Adds to d_w; d_h and d_c come in as the gradients of h_n and c_n.
@@ -131,10 +144,12 @@ inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& tr
   result.x.resize(trace.x.size());
   for (size_t t = trace.x.size(); t-- > 0;) {
     add(d_h, d_out[t]);
+    round_all(s, d_h);
     Vector d_hidden = d_h;
     if (!w.w_hr.empty()) {
       add_outer(d_h, trace.hidden[t], d_w.w_hr);
       multiply_transposed(w.w_hr, d_h, d_hidden = Vector(s.H));
+      round_all(s, d_hidden);
     }
     const size_t rows = size_t(gate_count(s.cell) * s.H);
     Vector a(rows), b;
@@ -146,6 +161,7 @@ inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& tr
     add(d_w.b_hh, b);
     multiply_transposed(w.w_ih, a, result.x[t] = Vector(s.I));
     multiply_transposed(w.w_hh, b, d_h);
+    round_all(s, result.x[t]), round_all(s, d_h);
   }
   result.h0 = d_h;
   result.c0 = d_c;

@@ -11,7 +11,6 @@
 
 #include "args.h"
 #include "check.h"
-#include "cpu/kernels.h"
 #include "naive.h"
 
 template <class T>
@@ -104,9 +103,10 @@ struct Steps {
 template <class T>
 struct Tokens {
   static constexpr int64_t gap = 3;  // elements between rows of a batch_first tensor
-  int64_t width, step_stride, row_stride;
+  int64_t width = 0, step_stride = 0, row_stride = 0;
   Buffer<T> data;
 
+  Tokens() = default;
   Tokens(const Case& c, const Steps& steps, int64_t width) : width(width) {
     const bool batch_first = c.layout == Layout::batch_first;
     step_stride = batch_first ? width + gap : c.layout == Layout::packed ? width : c.B * width;

@@ -1,6 +1,7 @@
-// Runs a kernel on a Problem, with outputs and a workspace that are full of NaN.
+// Runs a CPU kernel on a Problem, with outputs and a workspace that are full of NaN.
 #pragma once
-#include "problem.h"
+#include "compare.h"
+#include "cpu/kernels.h"
 
 using rnnk::cpu::Kernels;
 
@@ -10,12 +11,6 @@ void run(size_t (*kernel)(const Args&, void*), const Args& args) {
   const Buffer<char> workspace(int64_t(kernel(args, nullptr)), 64);
   kernel(args, workspace.data());
 }
-
-template <class T>
-struct Outputs {
-  Tokens<T> out;
-  Buffer<T> h_n, c_n, gates, cells;
-};
 
 // `prepared`: the weights are packed first, and gone when the layer runs. Every other number of threads walks back over the weights.
 template <class T>
@@ -41,16 +36,6 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
 }
 
 template <class T>
-struct Gradients {
-  Tokens<T> x;
-  Buffer<T> h0, c0;
-  LayerWeights<T> weights[2];
-};
-
-// `without` is a bit set of pointers to leave null: 0 d_out, 1 d_h_n, 2 d_c_n, 3 d_x, 4 d_h0, 5 d_c0, 6.. d_weights' five; 11 gates.
-constexpr unsigned without_gates = 1u << 11;
-
-template <class T>
 Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T>& saved, int threads, unsigned without = 0) {
   const Case& c = p.c;
   Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), {}};
@@ -60,17 +45,30 @@ Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
     args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
-    auto& g = args.d_weights[d] = to.weights[d].template view<rnnk::WeightGradients<T>>();
-    int bit = 6;
-    for (T** pointer : {&g.w_ih, &g.w_hh, &g.b_ih, &g.b_hh, &g.w_hr})
-      if (without >> bit++ & 1) *pointer = nullptr;
+    args.d_weights[d] = to.weights[d].template view<rnnk::WeightGradients<T>>();
   }
-  int bit = 0;
-  for (const T** pointer : {&args.d_out.data, &args.d_h_n, &args.d_c_n})
-    if (without >> bit++ & 1) *pointer = nullptr;
-  for (T** pointer : {&args.d_x.data, &args.d_h0, &args.d_c0})
-    if (without >> bit++ & 1) *pointer = nullptr;
-  if (without & without_gates) args.gates = nullptr;
+  leave_out(args, args.d_out.data, args.d_x.data, without);
   run(table.of<T>().backward, args);
   return to;
+}
+
+// A row's results do not depend on the rows beside it.
+template <class T>
+void check_row(const std::string& name, const Kernels& table, const Problem<T>& p, int64_t row, const Outputs<T>& o, const Gradients<T>& g) {
+  const Problem<T> one = p.only(row);
+  const Outputs<T> alone = forward(table, one, 1);
+  const Gradients<T> d_alone = backward(table, one, alone, 1);
+  const auto same = [&](const char* what, const Buffer<T>& all, const Buffer<T>& single) {
+    const int64_t width = single.size() / p.c.D;
+    for (int d = 0; d < p.c.D; ++d)
+      check(!width || !std::memcmp(all.data() + (d * p.c.B + row) * width, single.data() + d * width, size_t(width) * sizeof(T)),
+            "%s: %s of row %d has other bits when it runs alone", name.c_str(), what, int(row));
+  };
+  same("h_n", o.h_n, alone.h_n), same("c_n", o.c_n, alone.c_n), same("d_h0", g.h0, d_alone.h0), same("d_c0", g.c0, d_alone.c0);
+  for (int64_t t = 0; t < p.steps.lengths[row]; ++t) {
+    const auto equal = [&](const Tokens<T>& all, const Tokens<T>& single) {
+      return !all.width || !std::memcmp(&all.data[all.offset(p.steps, t, row)], &single.data[single.offset(one.steps, t, 0)], size_t(all.width) * sizeof(T));
+    };
+    check(equal(o.out, alone.out) && equal(g.x, d_alone.x), "%s: out or d_x of row %d step %d has other bits when it runs alone", name.c_str(), int(row), int(t));
+  }
 }

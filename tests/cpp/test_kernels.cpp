@@ -1,8 +1,8 @@
 // The CPU kernels of every ISA this CPU runs against naive.h: values, equal bits for any number of threads and any batch, and,
 // built with AddressSanitizer, that they touch nothing but their arrays (problem.h). Links csrc/cpu/*.cpp only, no torch.
 // `test_kernels quick` is the small selection for ThreadSanitizer.
-#include "compare.h"
 #include "cpu/walk.h"
+#include "run.h"
 
 using rnnk::Cell;
 using rnnk::cpu::Kernels;

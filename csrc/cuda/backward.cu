@@ -1,0 +1,275 @@
+// Purpose: backpropagation through time of one layer, both directions: R0, two launches a step (with a projection four).
+// Algorithm: per step, last to first: cell_kernel adds d_out to what came back through W_hh and runs the cell's vjp, which gives the slots,
+// D(pre-activations), and what passes by W_hh; the slots times W_hh, of both directions in one batched product, are what the step
+// before gets. With a projection state_kernel makes D(state), and its product with W_hr is what cell_kernel gets. After each chunk of
+// steps the products over its tokens (gradients.h); before it, where no gates were saved, recompute.h. end_kernel writes d_h0 and d_c0.
+// Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
+// step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
+// Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
+// Limits: none; every shape, dtype and architecture. Selected for all of them: it is the only regime so far.
+#include "cuda/cells.h"
+#include "cuda/gradients.h"
+#include "cuda/recompute.h"
+
+namespace rnnk::cuda {
+
+namespace {
+
+// One step of the directions.
+template <class T>
+struct BackwardStep {
+  Step steps[2];
+  int64_t token_row[2], gates_row[2];  // of the step's first row in `tokens` and in `gates`
+  int64_t Hp;
+  TokenBuffers<T> tokens;
+  const T* gates;          // [rows, S, Hp]
+  const Wide<T>* d_h;      // [D, B, P], the step after's part of D(state)
+  const Wide<T>* d_hidden;  // [D, B, H], with a projection: D(o * tanh(c))
+  Wide<T>* d_carry;        // [D, B, H], LSTM: D(c); GRU: D(h) that came past W_hh
+};
+
+// A row's part from the step after, or, at its last step, what the caller gave.
+template <class T>
+__device__ Wide<T> from_after(bool ran_after, const Wide<T>* computed, const T* given, int64_t at) {
+  return ran_after ? computed[at] : given ? widen(given[at]) : Wide<T>(0);
+}
+
+// D(state) of a token.
+template <class T>
+__device__ Wide<T> d_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+  const Shape& s = a.shape;
+  const Step& step = k.steps[d];
+  const Wide<T> d_h = from_after(runs(step.after, a.steps.lengths, row), k.d_h, a.d_h_n, (d * s.B + row) * s.P + u);
+  return a.d_out ? d_h + widen(a.d_out[((step.now.first + row) * s.D + d) * s.P + u]) : d_h;
+}
+
+// D(h0) of a row whose first step was the step after.
+template <bool blends_state, class T>
+__device__ void finish_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+  if (!a.d_h0 || !runs(k.steps[d].after, a.steps.lengths, row)) return;
+  const int64_t at = (d * a.shape.B + row) * a.shape.P + u;
+  a.d_h0[at] = narrow<T>(blends_state ? k.d_h[at] + k.d_carry[at] : k.d_h[at]);
+}
+
+// Rows that run, and those that are finished now.
+__device__ inline int64_t rows_of(const Step& step) { return step.now.active > step.after.active ? step.now.active : step.after.active; }
+
+template <class T>
+__global__ void state_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
+  const int d = blockIdx.z;
+  const int64_t u = own_column(), P = a.shape.P;
+  if (u >= P) return;
+  const Step& step = k.steps[d];
+  for_own_rows(rows_of(step), [&](int64_t row) {
+    T* to = k.tokens.states + (k.token_row[d] + row) * P + u;
+    if (runs(step.now, a.steps.lengths, row)) {
+      *to = narrow<T>(d_state(a, k, d, row, u));
+    } else {
+      if (row < step.now.active) *to = narrow<T>(0);
+      finish_state<false>(a, k, d, row, u);
+    }
+  });
+}
+
+// What the cell had before the step: c, or h for a cell that blends it in.
+template <class T, class C>
+__device__ Wide<T> previous(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+  const Shape& s = a.shape;
+  const Moment& before = k.steps[d].before;
+  const bool ran = runs(before, a.steps.lengths, row);
+  const int64_t token = before.first + row, at = (d * s.B + row) * s.H + u;
+  if constexpr (C::has_cell_state) return ran ? a.cells[(d * s.N + token) * k.Hp + u] : widen(a.c0[at]);
+  else if constexpr (C::blends_state) return widen(ran ? a.out[(token * s.D + d) * s.P + u] : a.h0[at]);
+  else return 0;
+}
+
+template <class T, class C>
+__device__ void store_slots(const TokenBuffers<T>& tokens, int64_t token_row, int64_t H, int64_t u, const Wide<T> (&slots)[C::slots]) {
+  for_gates<C>([&](auto gate, auto meets_x, auto meets_h) {
+    const int64_t at = (token_row * C::gates + gate.value) * H + u;
+    tokens.slots[at] = narrow<T>(slots[meets_x.value]);
+    if constexpr (splits_slots<C>) tokens.hidden_slots[at] = narrow<T>(slots[meets_h.value]);
+  });
+}
+
+template <class T, class C>
+__device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+  using V = Wide<T>;
+  const Shape& s = a.shape;
+  const Step& step = k.steps[d];
+  const int64_t at = (d * s.B + row) * s.H + u, token = step.now.first + row, token_row = k.token_row[d] + row;
+  const bool projected = k.tokens.states, ran_after = runs(step.after, a.steps.lengths, row);
+  V saved[C::saved ? C::saved : 1] = {}, state(0), d_carry(0);
+  for (int g = 0; g < C::saved; ++g) saved[g] = widen(k.gates[((k.gates_row[d] + row) * C::saved + g) * k.Hp + u]);
+  if constexpr (C::has_cell_state) {
+    state = a.cells[(d * s.N + token) * k.Hp + u];
+    d_carry = from_after(ran_after, k.d_carry, a.d_c_n, at);
+    if (k.tokens.hidden) k.tokens.hidden[token_row * s.H + u] = narrow<T>(C::hidden(saved, state));
+  } else if constexpr (C::blends_state) {
+    d_carry = from_after<T>(ran_after, k.d_carry, nullptr, at);
+  } else {
+    state = widen(a.out[(token * s.D + d) * s.P + u]);
+  }
+  const V d_h = projected ? k.d_hidden[at] : d_state(a, k, d, row, u);
+  const auto gradients = C::vjp(saved, state, previous<T, C>(a, k, d, row, u), d_h, d_carry);
+  if (C::has_cell_state || C::blends_state) k.d_carry[at] = gradients.carry;
+  store_slots<T, C>(k.tokens, token_row, s.H, u, gradients.slots);
+}
+
+template <class T, class C>
+__global__ void cell_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
+  const int d = blockIdx.z;
+  const int64_t u = own_column(), H = a.shape.H;
+  if (u >= H) return;
+  const Step& step = k.steps[d];
+  const Wide<T> zeros[C::slots] = {};
+  for_own_rows(rows_of(step), [&](int64_t row) {
+    if (runs(step.now, a.steps.lengths, row)) return run_vjp<T, C>(a, k, d, row, u);
+    if (row < step.now.active) {
+      store_slots<T, C>(k.tokens, k.token_row[d] + row, H, u, zeros);
+      if (k.tokens.hidden) k.tokens.hidden[(k.token_row[d] + row) * H + u] = narrow<T>(0);
+    }
+    if (!k.tokens.states) finish_state<C::blends_state>(a, k, d, row, u);
+  });
+}
+
+// After the loop. A row that ran at all, ran at time 0.
+template <class T, class C>
+__global__ void end_kernel(const BackwardArgs<T> a, const BackwardStep<T> k, const Moment start) {
+  const Shape& s = a.shape;
+  const int d = blockIdx.z;
+  const int64_t u = own_column();
+  for_own_rows(s.B, [&](int64_t row) {
+    const bool ran = runs(start, a.steps.lengths, row);
+    const int64_t state = (d * s.B + row) * s.P + u, unit = (d * s.B + row) * s.H + u;
+    if (u < s.P && a.d_h0) {
+      if (ran) finish_state<C::blends_state>(a, k, d, row, u);
+      else a.d_h0[state] = narrow<T>(from_after(false, k.d_h, a.d_h_n, state));
+    }
+    if constexpr (C::has_cell_state)
+      if (u < s.H && a.d_c0) a.d_c0[unit] = narrow<T>(from_after(ran, k.d_carry, a.d_c_n, unit));
+  });
+}
+
+template <class T, class C>
+class Backward {
+  using V = Wide<T>;
+
+  const BackwardArgs<T>& a_;
+  const Shape& s_;
+  const Timeline timeline_;
+  const int64_t columns_, Hp_;
+  const bool projected_, recomputes_;
+  Arena arena_;
+  const SideBySide<T> w_hh_, w_hr_;
+  V *d_h_, *d_hidden_ = nullptr, *d_carry_ = nullptr;  // [D, B, P], [D, B, H], [D, B, H]
+  const int64_t steps_;
+  TokenBuffers<T> tokens_;
+  Recompute<T> recompute_;
+  const Gradients<T> gradients_;
+
+ public:
+  Backward(const BackwardArgs<T>& args, void* workspace, size_t chunk_bytes)
+      : a_(args),
+        s_(args.shape),
+        timeline_(args),
+        columns_(C::gates * s_.H),
+        Hp_(padded_units(s_.H)),
+        projected_(args.weights[0].w_hr),
+        recomputes_(C::saved && !args.gates),
+        arena_(workspace, 256),
+        w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, s_.D),
+        w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
+        d_h_(arena_.take<V>(s_.D * s_.B * s_.P)),
+        d_hidden_(projected_ ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
+        d_carry_(C::has_cell_state || C::blends_state ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
+        steps_(steps_of_chunk(s_, bytes_of_steps(2) - bytes_of_steps(1), chunk_bytes)),
+        tokens_(place_tokens(arena_, tokens_of_chunk(s_, steps_))),
+        recompute_(place_recompute(arena_, tokens_of_chunk(s_, steps_))),
+        gradients_(arena_, args, tokens_, steps_ < s_.T) {}
+  size_t workspace() const { return arena_.used(); }
+
+  void enqueue(Queue& queue) const {
+    w_hh_.enqueue_copy(queue);
+    w_hr_.enqueue_copy(queue);
+    for (Chunk c{s_.T, s_.T}; c.begin > 0 && queue.error() == cudaSuccess;) {
+      c = {std::max<int64_t>(0, c.begin - steps_), c.begin};
+      for (int d = 0; d < s_.D; ++d) prepare(queue, d, c);
+      for (int64_t i = c.end - 1; i >= c.begin; --i) go_back(queue, c, i);
+      gradients_.enqueue(queue, c);
+    }
+    gradients_.finish(queue);
+    if (a_.d_h0 || a_.d_c0) queue.run(end_kernel<T, C>, over(s_.H, s_.B, s_.D), a_, step({0, 0}, -1), timeline_.moment(0));
+  }
+
+ private:
+  bool needs_before() const { return recomputes_ || a_.d_weights[0].w_hh || a_.d_weights[1].w_hh; }
+  TokenBuffers<T> place_tokens(Arena& arena, int64_t capacity) const {
+    return TokenBuffers<T>::place(arena, a_, capacity, splits_slots<C>, needs_before());
+  }
+  Recompute<T> place_recompute(Arena& arena, int64_t capacity) const { return recomputes_ ? Recompute<T>(arena, a_, capacity) : Recompute<T>(); }
+  size_t bytes_of_steps(int64_t steps) const {
+    Arena counting(nullptr, 256);
+    place_tokens(counting, steps * s_.B);
+    place_recompute(counting, steps * s_.B);
+    return counting.used();
+  }
+
+  void prepare(Queue& queue, int d, const Chunk& c) const {
+    if (!needs_before()) return;
+    const Chunk times = timeline_.times(d, c);
+    T* before = tokens_.before + d * tokens_.capacity * s_.P;
+    gather_states_before(queue, a_, d, times, before);
+    if (recomputes_) recompute_.enqueue(queue, a_, d, timeline_.tokens(times), before);
+  }
+
+  BackwardStep<T> step(const Chunk& c, int64_t i) const {
+    BackwardStep<T> k{{}, {}, {}, Hp_, tokens_, recomputes_ ? recompute_.gates() : a_.gates, d_h_, d_hidden_, d_carry_};
+    for (int d = 0; d < s_.D; ++d) {
+      k.steps[d] = timeline_.step(d, i);
+      k.token_row[d] = d * tokens_.capacity + timeline_.row_of_chunk(d, c, i);
+      k.gates_row[d] = recomputes_ ? k.token_row[d] : d * s_.N + k.steps[d].now.first;
+    }
+    return k;
+  }
+
+  // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.
+  void go_back(Queue& queue, const Chunk& c, int64_t i) const {
+    const BackwardStep<T> k = step(c, i);
+    int64_t rows = 0, finished = 0;
+    for (int d = 0; d < s_.D; ++d) {
+      rows = std::max(rows, k.steps[d].now.active);
+      finished = std::max(finished, k.steps[d].after.active);
+    }
+    const auto tokens = [&](const T* of, int64_t width) {
+      return Operand<T>{of + k.token_row[0] * width, width, false, (k.token_row[1] - k.token_row[0]) * width};
+    };
+    if (projected_) {
+      queue.run(state_kernel<T>, over(s_.P, std::max(rows, finished), s_.D), a_, k);
+      queue.multiply(rows, s_.H, s_.P, tokens(tokens_.states, s_.P), w_hr_.operand(s_.H, false), Result<V>{d_hidden_, s_.H, s_.B * s_.H}, s_.D);
+    }
+    queue.run(cell_kernel<T, C>, over(s_.H, std::max(rows, finished), s_.D), a_, k);
+    if (i > 0 || a_.d_h0)
+      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false), Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
+  }
+};
+
+}  // namespace
+
+template <class T>
+cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
+  return with_cell<Wide<T>>(args.cell, [&](auto cell) {
+    const Backward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
+    if (!workspace) return bytes = layer.workspace(), cudaSuccess;
+    Queue queue(stream, gemm);
+    layer.enqueue(queue);
+    return queue.error();
+  });
+}
+
+template cudaError_t backward(const BackwardArgs<float>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t backward(const BackwardArgs<double>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t backward(const BackwardArgs<__nv_bfloat16>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t backward(const BackwardArgs<__half>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+
+}  // namespace rnnk::cuda

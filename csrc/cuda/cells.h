@@ -1,0 +1,57 @@
+// The mathematics of ../cells on one unit of one row, and the run-time cell as a type.
+#pragma once
+#include <utility>
+
+#include "cuda/types.h"
+
+namespace rnnk::cuda {
+
+using namespace rnnk::scalar;
+#include "cells/activations.h"
+#include "cells/gru.h"
+#include "cells/lstm.h"
+#include "cells/rnn.h"
+
+// Calls f(C{}) with the cell's mathematics in V.
+template <class V, class F>
+auto with_cell(Cell cell, const F& f) {
+  switch (cell) {
+    case Cell::lstm: return f(Lstm<V>{});
+    case Cell::gru: return f(Gru<V>{});
+    case Cell::rnn_tanh: return f(RnnTanh<V>{});
+    default: return f(RnnRelu<V>{});
+  }
+}
+
+// Calls f(gate, slot that meets x, slot that meets h) for every gate, all of them constants: device code sees no static array.
+template <class C, class F, int... gate>
+RNNK_FN void for_gates(const F& f, std::integer_sequence<int, gate...>) {
+  (f(std::integral_constant<int, gate>{}, std::integral_constant<int, C::input_slots[gate]>{}, std::integral_constant<int, C::hidden_slots[gate]>{}), ...);
+}
+template <class C, class F>
+RNNK_FN void for_gates(const F& f) {
+  for_gates<C>(f, std::make_integer_sequence<int, C::gates>{});
+}
+
+template <class C>
+constexpr bool differs(int gate) {
+  return gate < C::gates && (C::input_slots[gate] != C::hidden_slots[gate] || differs<C>(gate + 1));
+}
+// Whether some gate's gradient meets h otherwise than x.
+template <class C>
+constexpr bool splits_slots = differs<C>(0);
+
+// The merged biases of unit u.
+template <class C, class T>
+RNNK_FN void load_biases(const Weights<T>& w, int64_t H, int64_t u, Wide<T> (&merged)[C::biases]) {
+  const auto of = [=](const T* b) { return [=](int g) { return b ? widen(b[g * H + u]) : Wide<T>(0); }; };
+  C::merge_biases(of(w.b_ih), of(w.b_hh), merged);
+}
+
+// The gates of unit u in a row of [G, H].
+template <class C, class V>
+RNNK_FN void load_gates(const V* row, int64_t H, int64_t u, V (&gates)[C::gates]) {
+  for (int g = 0; g < C::gates; ++g) gates[g] = row[g * H + u];
+}
+
+}  // namespace rnnk::cuda

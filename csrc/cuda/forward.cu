@@ -1,0 +1,179 @@
+// Purpose: the forward pass of one layer, both directions: R0, two launches a step (with a projection four).
+// Algorithm: h_n, which is the state, starts as h0. Per chunk of steps: one product a direction for all its tokens, x W_ih^T. Per step:
+// h W_hh^T of both directions, one batched product; then cell_kernel adds the biases, runs the cell and writes h' to out and over h_n, and
+// what the backward pass needs. With a projection it writes o * tanh(c'), and state_kernel what W_hr has made of it.
+// Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row that has ended, or not begun, writes
+// zero to out and keeps its state.
+// Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
+// Limits: none; every shape, dtype and architecture. Selected for all of them: it is the only regime so far.
+#include "arena.h"
+#include "cuda/cells.h"
+#include "cuda/convert.h"
+#include "cuda/queue.h"
+#include "cuda/steps.h"
+
+namespace rnnk::cuda {
+
+namespace {
+
+// One step of the directions.
+template <class T>
+struct ForwardStep {
+  Step steps[2];
+  int64_t Hp;
+  const Wide<T>* x_products[2];  // [rows of the step, G * H]
+  const Wide<T>* h_products;     // [D, B, G * H]
+  Wide<T>* c;                    // [D, B, H], LSTM only
+  T* hidden;                     // [D, B, H] with a projection, or null: o * tanh(c)
+  const T* states;               // [D, B, P], what W_hr has made of it
+};
+
+template <class T>
+__global__ void start_kernel(const ForwardArgs<T> a, Wide<T>* c) {
+  const Shape& s = a.shape;
+  const int64_t u = own_column();
+  for_own_rows(s.D * s.B, [&](int64_t row) {
+    if (u < s.P) a.h_n[row * s.P + u] = a.h0[row * s.P + u];
+    if (c && u < s.H) c[row * s.H + u] = widen(a.c_n[row * s.H + u] = a.c0[row * s.H + u]);
+  });
+}
+
+template <class T, class C>
+__global__ void cell_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
+  using V = Wide<T>;
+  const Shape& s = a.shape;
+  const int d = blockIdx.z;
+  const int64_t u = own_column(), columns = C::gates * s.H;
+  if (u >= s.H) return;
+  const Step& step = k.steps[d];
+  V biases[C::biases];
+  load_biases<C>(a.weights[d], s.H, u, biases);
+  for_own_rows(step.now.active, [&](int64_t row) {
+    const int64_t state = d * s.B + row, token = step.now.first + row, saved = d * s.N + token;
+    T* out = k.hidden ? nullptr : a.out + (token * s.D + d) * s.P + u;
+    if (!runs(step.now, a.steps.lengths, row)) {
+      if (out) *out = narrow<T>(0);
+      return;
+    }
+    V x[C::gates], h[C::gates], carry(0);
+    load_gates<C>(k.x_products[d] + row * columns, s.H, u, x);
+    load_gates<C>(k.h_products + state * columns, s.H, u, h);
+    if constexpr (C::has_cell_state) carry = k.c[state * s.H + u];
+    else if constexpr (C::blends_state) carry = widen(a.h_n[state * s.P + u]);
+    const auto next = C::forward(x, h, biases, carry);
+    const T hidden = narrow<T>(next.h);
+    if (out) a.h_n[state * s.P + u] = *out = hidden;
+    else k.hidden[state * s.H + u] = hidden;
+    if constexpr (C::has_cell_state) {
+      k.c[state * s.H + u] = next.carry;
+      if (a.cells) a.cells[saved * k.Hp + u] = next.carry;
+      if (!runs(step.after, a.steps.lengths, row)) a.c_n[state * s.H + u] = narrow<T>(next.carry);
+    }
+    for (int g = 0; g < C::saved && a.gates; ++g) a.gates[(saved * C::saved + g) * k.Hp + u] = narrow<T>(next.saved[g]);
+  });
+}
+
+template <class T>
+__global__ void state_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
+  const Shape& s = a.shape;
+  const int d = blockIdx.z;
+  const int64_t u = own_column();
+  if (u >= s.P) return;
+  const Step& step = k.steps[d];
+  for_own_rows(step.now.active, [&](int64_t row) {
+    const int64_t state = (d * s.B + row) * s.P + u;
+    T& out = a.out[((step.now.first + row) * s.D + d) * s.P + u];
+    if (runs(step.now, a.steps.lengths, row)) a.h_n[state] = out = k.states[state];
+    else out = narrow<T>(0);
+  });
+}
+
+template <class T, class C>
+class Forward {
+  using V = Wide<T>;
+
+  const ForwardArgs<T>& a_;
+  const Shape& s_;
+  const Timeline timeline_;
+  const int64_t columns_, steps_, chunk_tokens_;
+  Arena arena_;
+  const SideBySide<T> w_hh_, w_hr_;
+  V *x_products_, *h_products_;  // [D, chunk_tokens, G * H], [D, B, G * H]
+  V* c_ = nullptr;               // [D, B, H]
+  T *hidden_ = nullptr, *states_ = nullptr;
+
+ public:
+  Forward(const ForwardArgs<T>& args, void* workspace, size_t chunk_bytes)
+      : a_(args),
+        s_(args.shape),
+        timeline_(args),
+        columns_(C::gates * s_.H),
+        steps_(steps_of_chunk(s_, size_t(s_.D * s_.B * columns_) * sizeof(V), chunk_bytes)),
+        chunk_tokens_(tokens_of_chunk(s_, steps_)),
+        arena_(workspace, 256),
+        w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, s_.D),
+        w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D) {
+    x_products_ = arena_.take<V>(s_.D * chunk_tokens_ * columns_);
+    h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
+    if (C::has_cell_state) c_ = arena_.take<V>(s_.D * s_.B * s_.H);
+    if (!args.weights[0].w_hr) return;
+    hidden_ = arena_.take<T>(s_.D * s_.B * s_.H);
+    states_ = arena_.take<T>(s_.D * s_.B * s_.P);
+  }
+  size_t workspace() const { return arena_.used(); }
+
+  void enqueue(Queue& queue) const {
+    w_hh_.enqueue_copy(queue);
+    w_hr_.enqueue_copy(queue);
+    queue.run(start_kernel<T>, over(s_.H, s_.D * s_.B), a_, c_);
+    for (Chunk c{0, 0}; c.end < s_.T && queue.error() == cudaSuccess;) {
+      c = {c.end, std::min(c.end + steps_, s_.T)};
+      for (int d = 0; d < s_.D; ++d) multiply_x(queue, d, timeline_.tokens(timeline_.times(d, c)));
+      for (int64_t i = c.begin; i < c.end; ++i) advance(queue, c, i);
+    }
+  }
+
+ private:
+  void multiply_x(Queue& queue, int d, const TokenRange& tokens) const {
+    queue.multiply(tokens.count, columns_, s_.I, Operand<T>{a_.x + tokens.first * s_.I, s_.I}, Operand<T>{a_.weights[d].w_ih, s_.I, true},
+                   Result<V>{x_products_ + d * chunk_tokens_ * columns_, columns_});
+  }
+
+  // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.
+  void advance(Queue& queue, const Chunk& c, int64_t i) const {
+    ForwardStep<T> k{{}, padded_units(s_.H), {}, h_products_, c_, hidden_, states_};
+    int64_t rows = 0;
+    for (int d = 0; d < s_.D; ++d) {
+      k.steps[d] = timeline_.step(d, i);
+      k.x_products[d] = x_products_ + (d * chunk_tokens_ + timeline_.row_of_chunk(d, c, i)) * columns_;
+      rows = std::max(rows, k.steps[d].now.active);
+    }
+    queue.multiply(rows, columns_, s_.P, Operand<T>{a_.h_n, s_.P, false, s_.B * s_.P}, w_hh_.operand(s_.P, true),
+                   Result<V>{h_products_, columns_, s_.B * columns_}, s_.D);
+    queue.run(cell_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
+    if (!hidden_) return;
+    queue.multiply(rows, s_.P, s_.H, Operand<T>{hidden_, s_.H, false, s_.B * s_.H}, w_hr_.operand(s_.H, true),
+                   Result<T>{states_, s_.P, s_.B * s_.P}, s_.D);
+    queue.run(state_kernel<T>, over(s_.P, rows, s_.D), a_, k);
+  }
+};
+
+}  // namespace
+
+template <class T>
+cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
+  return with_cell<Wide<T>>(args.cell, [&](auto cell) {
+    const Forward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
+    if (!workspace) return bytes = layer.workspace(), cudaSuccess;
+    Queue queue(stream, gemm);
+    layer.enqueue(queue);
+    return queue.error();
+  });
+}
+
+template cudaError_t forward(const ForwardArgs<float>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t forward(const ForwardArgs<double>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t forward(const ForwardArgs<__nv_bfloat16>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t forward(const ForwardArgs<__half>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+
+}  // namespace rnnk::cuda

@@ -1,0 +1,81 @@
+// The matrix instructions of csrc/cuda/ptx.cuh on the host, with the card's fragment layouts. A warp's last lane does the work for all.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "scheduler.h"
+
+namespace rnnk::cuda::ptx {
+
+template <bool transposed = false, int n>
+void load_matrices(uint32_t (&r)[n], const void* row, cuda_host::Location at = cuda_host::Location::here()) {
+  static_assert(n == 1 || n == 2 || n == 4);
+  struct Mine {
+    const void* row;
+    uint32_t* r;
+  } mine{row, r};
+  if (cuda_host::self().lane() < 8 * n) {
+    cuda_host::own_shared(row, 16, "load_matrices");
+    if (uintptr_t(row) % 16) cuda_host::fault("load_matrices from an address that is not a multiple of 16");
+  }
+  const auto combine = [](cuda_host::Lanes& lanes) {
+    for (int i = 0; i < n; ++i) {
+      uint16_t matrix[8][8];
+      for (int j = 0; j < 8; ++j) std::memcpy(matrix[j], static_cast<Mine*>(lanes[8 * i + j])->row, 16);
+      for (int l = 0; l < 32; ++l) {
+        const int row = l / 4, column = l % 4 * 2;
+        const uint32_t low = transposed ? matrix[column][row] : matrix[row][column];
+        const uint32_t high = transposed ? matrix[column + 1][row] : matrix[row][column + 1];
+        static_cast<Mine*>(lanes[l])->r[i] = low | high << 16;
+      }
+    }
+  };
+  cuda_host::full_warp_collective(&mine, combine, {"load_matrices", at});
+}
+
+// The `part`-th value of a word of a fragment.
+template <class T>
+float fragment_value(uint32_t word, int part) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __bfloat162float(__ushort_as_bfloat16(uint16_t(word >> 16 * part)));
+  if constexpr (std::is_same_v<T, __half>) return __half2float(__ushort_as_half(uint16_t(word >> 16 * part)));
+  float value;
+  word &= 0xffffe000;  // TF32
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+
+template <class T>
+void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], cuda_host::Location at = cuda_host::Location::here()) {
+  struct Mine {
+    float* c;
+    const uint32_t *a, *b;
+  } mine{c, a, b};
+  const auto combine = [](cuda_host::Lanes& lanes) {
+    constexpr int parts = std::is_same_v<T, float> ? 1 : 2, k = 8 * parts;
+    float a[16][k], b[k][8];
+    for (int l = 0; l < 32; ++l) {
+      const Mine& lane = *static_cast<Mine*>(lanes[l]);
+      const int g = l / 4, i = l % 4;
+      for (int part = 0; part < parts; ++part) {
+        for (int r = 0; r < 4; ++r) a[g + 8 * (r % 2)][parts * i + part + k / 2 * (r / 2)] = fragment_value<T>(lane.a[r], part);
+        for (int r = 0; r < 2; ++r) b[parts * i + part + k / 2 * r][g] = fragment_value<T>(lane.b[r], part);
+      }
+    }
+    for (int l = 0; l < 32; ++l)
+      for (int r = 0; r < 4; ++r)
+        for (int j = 0; j < k; ++j) static_cast<Mine*>(lanes[l])->c[r] += a[l / 4 + 8 * (r / 2)][j] * b[j][l % 4 * 2 + r % 2];
+  };
+  cuda_host::full_warp_collective(&mine, combine, {"mma", at});
+}
+
+inline uint32_t to_tf32(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fffffff : (bits + 0x1000) & 0xffffe000;
+}
+
+}  // namespace rnnk::cuda::ptx

@@ -1,0 +1,153 @@
+// csrc/cuda/ptx.cuh on the host. What is asynchronous completes late: at a moment drawn from the seed, at the latest when nobody
+// can go on without it, so that a missing wait finds the memory as it was before. Memory order is not modelled: every store is seen at once.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "mbarrier.h"
+#include "scheduler.h"
+
+namespace rnnk::cuda::ptx {
+
+using cuda_host::Location;
+
+// --- Words in global memory.
+
+inline uint32_t load_acquire(const uint32_t* from, Location at = Location::here()) {
+  cuda_host::yield_in_loop({"load_acquire", at});
+  return *from;
+}
+inline void store_release(uint32_t* to, uint32_t value) {
+  *to = value;
+  cuda_host::made_progress();
+}
+inline void add_release(uint32_t* to, uint32_t value) { store_release(to, *to + value); }
+inline void wait_at_least(const uint32_t* flag, uint32_t value, Location at = Location::here()) {
+  cuda_host::wait_until([=] { return int32_t(*flag - value) >= 0; }, {"wait_at_least", at});
+}
+inline uint64_t load_relaxed(const uint64_t* from, Location at = Location::here()) {
+  cuda_host::yield_in_loop({"load_relaxed", at});
+  return *from;
+}
+inline void store_relaxed(uint64_t* to, uint64_t value) {
+  *to = value;
+  cuda_host::made_progress();
+}
+
+// --- Clusters.
+
+inline unsigned cluster_rank() { return cuda_host::self().block->rank; }
+inline unsigned cluster_size() { return cuda_host::grid().cluster; }
+
+inline void cluster_arrive(Location at = Location::here()) {
+  cuda_host::Thread& me = cuda_host::self();
+  if (me.in_cluster_barrier) cuda_host::fault("arrives twice at the cluster's barrier without a wait");
+  me.in_cluster_barrier = true;
+  me.cluster_phase = me.block->cluster->barrier.phase;
+  cuda_host::arrive(me.block->cluster->barrier, {"cluster_arrive", at});
+}
+inline void cluster_wait(Location at = Location::here()) {
+  cuda_host::Thread& me = cuda_host::self();
+  if (!me.in_cluster_barrier) cuda_host::fault("waits at the cluster's barrier without having arrived");
+  me.in_cluster_barrier = false;
+  cuda_host::wait_for(me.block->cluster->barrier, me.cluster_phase, {"cluster_wait", at});
+}
+
+using ClusterAddress = uintptr_t;
+
+inline ClusterAddress cluster_address(const void* shared, unsigned rank) {
+  const cuda_host::Block& own = cuda_host::own_shared(shared, 0, "cluster_address");
+  if (rank >= own.cluster->blocks.size()) cuda_host::fault("asks for rank %u of a cluster of %zu", rank, own.cluster->blocks.size());
+  // A block that has ended keeps its address, but owner_of() no longer finds it.
+  return ClusterAddress(own.cluster->blocks[rank].address) + (static_cast<const unsigned char*>(shared) - own.shared);
+}
+inline void store_cluster(ClusterAddress to, uint32_t value) {
+  void* target = reinterpret_cast<void*>(to);
+  cuda_host::owner_of(target, sizeof value, "store_cluster");
+  std::memcpy(target, &value, sizeof value);
+}
+
+// --- mbarrier.
+
+inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
+  cuda_host::own_shared(barrier, 8, "mbarrier_init");
+  cuda_host::mbarrier::init(barrier, arrivals);
+}
+inline void fence_mbarrier_init() {}
+inline void mbarrier_arrive(uint64_t* barrier) {
+  cuda_host::own_shared(barrier, 8, "mbarrier_arrive");
+  cuda_host::mbarrier::arrive(barrier, 0);
+}
+inline void mbarrier_arrive(ClusterAddress barrier) {
+  auto* target = reinterpret_cast<uint64_t*>(barrier);
+  cuda_host::owner_of(target, 8, "mbarrier_arrive");
+  cuda_host::mbarrier::arrive(target, 0);
+}
+inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
+  cuda_host::own_shared(barrier, 8, "mbarrier_arrive_expect");
+  cuda_host::mbarrier::arrive(barrier, bytes);
+}
+inline void mbarrier_wait(uint64_t* barrier, uint32_t parity, Location at = Location::here()) {
+  cuda_host::own_shared(barrier, 8, "mbarrier_wait");
+  cuda_host::wait_until([=] { return cuda_host::mbarrier::phase(barrier) != parity; }, {"mbarrier_wait", at});
+}
+
+// --- Copies that run while the thread goes on.
+
+template <class V>
+void store_async(ClusterAddress to, V value, ClusterAddress barrier) {
+  static_assert(sizeof(V) == 4 || sizeof(V) == 16);
+  void* target = reinterpret_cast<void*>(to);
+  if (to % sizeof(V)) cuda_host::fault("store_async to an address that is not a multiple of %zu", sizeof(V));
+  if (&cuda_host::owner_of(target, sizeof value, "store_async") != &cuda_host::owner_of(reinterpret_cast<void*>(barrier), 8, "store_async's mbarrier"))
+    cuda_host::fault("store_async to one block with the mbarrier of another");
+  cuda_host::later(
+      [=] {
+        std::memcpy(target, &value, sizeof value);
+        cuda_host::mbarrier::complete(reinterpret_cast<uint64_t*>(barrier), sizeof value);
+      },
+      target, "store_async");
+}
+
+template <int bytes>
+void copy_async(void* shared, const void* global, bool valid = true) {
+  cuda_host::own_shared(shared, bytes, "copy_async");
+  if (uintptr_t(shared) % bytes || uintptr_t(global) % bytes) cuda_host::fault("copy_async of addresses that are not multiples of %d", bytes);
+  cuda_host::Thread& me = cuda_host::self();
+  me.copies.push_back({me.groups, [=] {
+                         if (valid)
+                           std::memcpy(shared, global, bytes);
+                         else
+                           std::memset(shared, 0, bytes);
+                       }});
+}
+inline void copy_commit() { ++cuda_host::self().groups; }
+template <int groups>
+void copy_wait() {
+  cuda_host::Thread& me = cuda_host::self();
+  const auto waited_for = [&](const auto& copy) { return copy.group + unsigned(groups) < me.groups; };
+  for (auto& copy : me.copies)
+    if (waited_for(copy)) copy.complete();
+  me.copies.erase(std::remove_if(me.copies.begin(), me.copies.end(), waited_for), me.copies.end());
+}
+
+inline void fence_bulk() {}
+inline void copy_bulk(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
+  cuda_host::own_shared(shared, bytes, "copy_bulk");
+  cuda_host::own_shared(barrier, 8, "copy_bulk's mbarrier");
+  if (uintptr_t(shared) % 16 || uintptr_t(global) % 16 || bytes % 16) cuda_host::fault("copy_bulk of what is not a multiple of 16 bytes");
+  cuda_host::later(
+      [=] {
+        std::memcpy(shared, global, bytes);
+        cuda_host::mbarrier::complete(barrier, bytes);
+      },
+      shared, "copy_bulk");
+}
+
+// --- Programmatic dependent launch: here a grid starts when the one before has ended.
+
+inline void grid_dependency_wait() {}
+inline void grid_dependency_launch() {}
+
+}  // namespace rnnk::cuda::ptx

@@ -1,0 +1,323 @@
+// Every wrapper of csrc/cuda/ptx.cuh, launch.h's shared memory and launches, and the conversions of 16-bit types, each in a small kernel
+// that uses it as a recurrent kernel does, against plain loops. One file for both:
+//
+//   nvcc -std=c++17 -Icsrc -arch=sm_90 tests/cuda_host/selftest.cu -o selftest && ./selftest        on a card
+//   tests/test_cuda_host.py                                                                         on the host: ./selftest SEEDS [WORD]
+//
+// Runs each test with so many seeds, or those whose name contains the word. Prints PASS or FAIL for each group of wrappers. What a card of less than sm_90 does not have is SKIPped there.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "cuda/launch.h"
+#include "cuda/ptx.cuh"
+#include "selftest_kernels.cuh"
+
+using namespace rnnk::cuda;
+
+namespace {
+
+// Device memory that starts as NaN.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(size_t n) : n_(n) {
+    if (cudaMalloc(&data_, n * sizeof(T)) || cudaMemset(data_, 0xff, n * sizeof(T))) std::abort();
+  }
+  explicit Buffer(const std::vector<T>& values) : Buffer(values.size()) {
+    if (cudaMemcpy(data_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice)) std::abort();
+  }
+  ~Buffer() { cudaFree(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  operator T*() const { return data_; }
+  std::vector<T> values() const {
+    std::vector<T> result(n_);
+    if (cudaMemcpy(result.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost)) std::abort();
+    return result;
+  }
+
+ private:
+  T* data_;
+  size_t n_;
+};
+
+template <class... Parameters, class... Arguments>
+bool run(void (*kernel)(Parameters...), const LaunchShape& shape, const Arguments&... arguments) {
+  cudaError_t error = launch(kernel, shape, nullptr, arguments...);
+  if (!error) error = cudaDeviceSynchronize();
+  if (error) std::printf("  %s\n", cudaGetErrorString(error));
+  return !error;
+}
+
+template <class T>
+bool equal(const std::vector<T>& got, const std::vector<T>& expected) {
+  for (size_t i = 0; i < expected.size(); ++i)
+    if (!(got[i] == expected[i])) {
+      std::printf("  element %zu is %.9g, expected %.9g\n", i, double(got[i]), double(expected[i]));
+      return false;
+    }
+  return true;
+}
+
+std::vector<uint32_t> some_words(size_t n) {
+  std::vector<uint32_t> words(n);
+  for (size_t i = 0; i < n; ++i) words[i] = uint32_t(i) * 2654435761u >> 7;
+  return words;
+}
+
+// The 16-bit number nearest to x, ties to the even one: of all that there are, with e bits of exponent and m of mantissa.
+uint16_t nearest(float x, int e, int m) {
+  const auto value = [&](unsigned bits) {
+    const int exponent = int(bits >> m), bias = (1 << (e - 1)) - 1;
+    return exponent ? std::ldexp(double((1u << m) + (bits & ((1u << m) - 1))), exponent - bias - m) : std::ldexp(double(bits), 1 - bias - m);
+  };
+  unsigned low = 0, high = ((1u << e) - 1) << m;  // value(infinity) is the next power of two: what rounds to it overflows
+  while (high - low > 1) {
+    const unsigned middle = (low + high) / 2;
+    (value(middle) <= std::fabs(double(x)) ? low : high) = middle;
+  }
+  const double below = std::fabs(double(x)) - value(low), above = value(high) - std::fabs(double(x));
+  return uint16_t((std::signbit(x) ? 0x8000 : 0) | (below < above || (below == above && low % 2 == 0) ? low : high));
+}
+
+bool test_conversions() {
+  std::vector<float> x;
+  for (uint32_t bits = 0; bits < 0x7f800000; bits += 0x7f800000 / 5003)
+    for (uint32_t low : {0u, 0x1000u, 0x1fffu, 0x7fffu, 0x8000u, 0x8001u, 0xffffu, 0x3000u}) {
+      const uint32_t all = (bits & 0xffff0000) | low | (bits & 1) << 31;
+      float value;
+      std::memcpy(&value, &all, 4);
+      x.push_back(value);
+    }
+  for (int i = 0; i < 2048; ++i) x.push_back(std::ldexp(float(2 * i + 1), -25));  // half's denormals and their ties
+  std::vector<uint16_t> bf16, half;
+  for (float value : x) bf16.push_back(nearest(value, 8, 7)), half.push_back(nearest(value, 5, 10));
+  Buffer<uint16_t> to_bf16(x.size()), to_half(x.size());
+  if (!run(convert, {dim3(unsigned(x.size() + 127) / 128), dim3(128)}, Buffer<float>(x), to_bf16, to_half, int(x.size()))) return false;
+  return equal(to_bf16.values(), bf16) && equal(to_half.values(), half);
+}
+
+bool test_block_sum() {
+  constexpr unsigned blocks = 6, threads = 96, n = 500;
+  const std::vector<uint32_t> x = some_words(blocks * n);
+  std::vector<uint32_t> expected(blocks);
+  for (size_t i = 0; i < x.size(); ++i) expected[i / n] += x[i];
+  Buffer<uint32_t> sums(blocks);
+  return run(block_sum, {dim3(blocks), dim3(threads), threads * 4}, Buffer<uint32_t>(x), sums, int(n)) && equal(sums.values(), expected);
+}
+
+bool test_shuffles() {
+  std::vector<uint32_t> expected;
+  for (int lane = 0; lane < 32; ++lane)
+    for (int source : {(lane * 5 + 1) % 32, lane / 8 * 8 + (lane % 8 + 3) % 8, lane < 3 ? lane : lane - 3, lane % 16 + 7 < 16 ? lane + 7 : lane, lane ^ 9})
+      expected.push_back(uint32_t(100 + source));
+  Buffer<uint32_t> out(expected.size());
+  return run(shuffles, {dim3(1), dim3(32)}, out) && equal(out.values(), expected);
+}
+
+bool test_large_shared_memory() {
+  constexpr unsigned words = 40 * 1024;  // 160 KB
+  Buffer<uint32_t> out(words);
+  std::vector<uint32_t> expected = some_words(words);
+  const Buffer<uint32_t> in(expected);
+  std::vector<uint32_t> reversed(expected.rbegin(), expected.rend());
+  return run(reverse, {dim3(1), dim3(256), words * 4}, in, out, int(words)) && equal(out.values(), reversed);
+}
+
+template <int bytes>
+bool test_copies() {
+  constexpr int words = bytes / 4, threads = 64, tiles = 7, n = threads * words * tiles - 3 * words;  // the last copies have nothing to read
+  const std::vector<uint32_t> x = some_words(n);
+  std::vector<uint32_t> expected(threads);
+  for (int i = 0; i < threads; ++i)
+    for (int t = 0; t < tiles; ++t)
+      for (int w = 0; w < words; ++w) {
+        const int at = (t * threads + threads - 1 - i) * words + w;
+        expected[i] = expected[i] * 31 + (at < n ? x[at] : 0);
+      }
+  Buffer<uint32_t> out(threads);
+  return run(copies<bytes>, {dim3(1), dim3(threads), 3 * threads * bytes}, Buffer<uint32_t>(x), out, n, tiles) && equal(out.values(), expected);
+}
+
+bool test_bulk_copies() {
+  constexpr int threads = 64, tiles = 9;
+  const std::vector<uint32_t> x = some_words(threads * tiles);
+  std::vector<uint32_t> expected(threads);
+  for (int i = 0; i < threads; ++i)
+    for (int t = 0; t < tiles; ++t) expected[i] = expected[i] * 31 + x[t * threads + threads - 1 - i];
+  Buffer<uint32_t> out(threads);
+  return run(bulk_copies, {dim3(1), dim3(threads), 128 + 2 * threads * 4}, Buffer<uint32_t>(x), out, tiles) && equal(out.values(), expected);
+}
+
+bool test_neighbours() {
+  constexpr unsigned ranks = 4, clusters = 2, threads = 32;
+  std::vector<uint32_t> expected;
+  for (unsigned block = 0; block < ranks * clusters; ++block)
+    for (unsigned i = 0; i < threads; ++i) expected.push_back(((block % ranks + ranks - 1) % ranks + block / ranks * ranks) * 1000 + i);
+  Buffer<uint32_t> out(expected.size());
+  return run(neighbours, {dim3(ranks * clusters), dim3(threads), 128 + threads * 4, ranks}, out) && equal(out.values(), expected);
+}
+
+template <int values>
+bool test_exchange() {
+  constexpr unsigned ranks = 4, clusters = 2, threads = 32, width = ranks * threads * values, steps = 6;
+  std::vector<uint32_t> expected;
+  for (unsigned c = 0; c < clusters; ++c) {
+    std::vector<uint32_t> h(width), next(width);
+    for (unsigned i = 0; i < width; ++i) h[i] = c * width + i;
+    for (unsigned t = 0; t < steps; ++t, h = next)
+      for (unsigned i = 0; i < width; ++i) next[i] = mixed(h.data(), width, i);
+    expected.insert(expected.end(), h.begin(), h.end());
+  }
+  Buffer<uint32_t> out(expected.size());
+  return run(exchange<values>, {dim3(ranks * clusters), dim3(threads), 128 + 2 * width * 4, ranks}, out, int(steps)) && equal(out.values(), expected);
+}
+
+bool test_flags() {
+  constexpr unsigned blocks = 5, threads = 40, steps = 6;
+  std::vector<uint32_t> expected(blocks * steps * threads);
+  for (unsigned b = 0; b < blocks; ++b)
+    for (unsigned i = 0; i < steps * threads; ++i) expected[b * steps * threads + i] = b ? expected[(b - 1) * steps * threads + i] * 31 + b : i;
+  Buffer<uint32_t> data(expected.size());
+  const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
+  return run(chain, shape, data, Buffer<uint32_t>(std::vector<uint32_t>(2 * blocks)), int(steps)) && equal(data.values(), expected);
+}
+
+bool test_words() {
+  constexpr unsigned blocks = 4, threads = 40, n = blocks * threads, steps = 5;
+  std::vector<uint32_t> h(n), next(n);
+  for (unsigned i = 0; i < n; ++i) h[i] = i;
+  for (unsigned t = 0; t < steps; ++t, h = next)
+    for (unsigned i = 0; i < n; ++i) next[i] = h[(i + threads) % n] * 31 + h[(i + n - threads) % n];
+  Buffer<uint32_t> out(n);
+  const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
+  return run(words, shape, Buffer<uint64_t>(std::vector<uint64_t>(2 * n)), out, int(steps)) && equal(out.values(), h);
+}
+
+bool test_grid_barrier() {
+  constexpr unsigned blocks = 5, threads = 40, n = blocks * threads, steps = 6;
+  std::vector<uint32_t> x = some_words(2 * n), expected = x;
+  for (unsigned t = 0; t < steps; ++t)
+    for (unsigned i = 0; i < n; ++i) {
+      const uint32_t* from = &expected[t % 2 * n];
+      expected[(t + 1) % 2 * n + i] = from[(i + 1) % n] * 31 + from[(i + n - 1) % n];
+    }
+  const Buffer<uint32_t> data(x);
+  const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
+  return run(relax, shape, data, Buffer<uint32_t>(std::vector<uint32_t>(1)), int(steps)) && equal(data.values(), expected);
+}
+
+template <int n, bool transposed>
+bool test_load_matrices() {
+  std::vector<uint32_t> expected;
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < n; ++i) {
+      const int row = lane / 4, column = lane % 4 * 2;
+      const int first = transposed ? column * 8 + row : row * 8 + column, second = transposed ? first + 8 : first + 1;
+      expected.push_back(uint32_t(i * 64 + first) | uint32_t(i * 64 + second) << 16);
+    }
+  Buffer<uint32_t> out(expected.size());
+  return run(load_all<n, transposed>, {dim3(1), dim3(32), 4 * 128}, out) && equal(out.values(), expected);
+}
+
+template <class T>
+bool test_mma() {
+  constexpr int k = mma_depth<T>;
+  std::vector<float> a(16 * k), b(k * 8), expected(16 * 8);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = float(int(i * 37 % 23) - 11);  // small integers: every sum is exact
+  for (size_t i = 0; i < b.size(); ++i) b[i] = float(int(i * 29 % 19) - 9);
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 8; ++j) {
+      expected[i * 8 + j] = float(100 * i + j);
+      for (int l = 0; l < k; ++l) expected[i * 8 + j] += a[i * k + l] * b[l * 8 + j];
+    }
+  Buffer<float> c(expected.size());
+  return run(multiply<T>, {dim3(1), dim3(32), 16 * 16 * 2 + 16 * 8 * 2}, Buffer<float>(a), Buffer<float>(b), c) && equal(c.values(), expected);
+}
+
+bool test_to_tf32() {
+  std::vector<uint32_t> bits, expected;
+  for (uint32_t high : {0x3f800000u, 0xbf802000u, 0x00802000u, 0x7f000000u, 0x40490000u})
+    for (uint32_t low : {0u, 1u, 0xfffu, 0x1000u, 0x1001u, 0x1fffu}) {
+      bits.push_back(high | low);
+      expected.push_back(low < 0x1000 ? high : high + 0x2000);
+    }
+  Buffer<uint32_t> out(bits.size());
+  return run(round_to_tf32, {dim3(1), dim3(32)}, Buffer<uint32_t>(bits), out, int(bits.size())) && equal(out.values(), expected);
+}
+
+bool test_dependent_launch() {
+  Buffer<uint32_t> out(64);
+  std::vector<uint32_t> expected(64);
+  for (uint32_t i = 0; i < 64; ++i) expected[i] = i;
+  return run(dependent, {dim3(2), dim3(32)}, out) && equal(out.values(), expected);
+}
+
+struct Test {
+  const char* name;
+  bool needs_sm90;
+  bool (*passes)();
+};
+
+const Test tests[] = {
+    {"conversions: __float2bfloat16_rn, __float2half_rn, __bfloat162float, __half2float", false, test_conversions},
+    {"shared_memory, __syncthreads", false, test_block_sum},
+    {"160 KB of shared memory", false, test_large_shared_memory},
+    {"__shfl_sync, __shfl_up_sync, __shfl_down_sync, __shfl_xor_sync, __syncwarp", false, test_shuffles},
+    {"copy_async<4>, copy_commit, copy_wait", false, test_copies<4>},
+    {"copy_async<8>, copy_commit, copy_wait", false, test_copies<8>},
+    {"copy_async<16>, copy_commit, copy_wait", false, test_copies<16>},
+    {"copy_bulk, fence_bulk, mbarrier_init, mbarrier_arrive_expect, mbarrier_wait", true, test_bulk_copies},
+    {"cluster_rank, cluster_size, cluster_arrive, cluster_wait, cluster_address, store_cluster, mbarrier_arrive, fence_mbarrier_init", true, test_neighbours},
+    {"store_async of 4 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<1>},
+    {"store_async of 16 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<4>},
+    {"load_acquire, store_release, wait_at_least", false, test_flags},
+    {"load_relaxed, store_relaxed", false, test_words},
+    {"GridBarrier, add_release", false, test_grid_barrier},
+    {"load_matrices, 1", false, test_load_matrices<1, false>},
+    {"load_matrices, 1, transposed", false, test_load_matrices<1, true>},
+    {"load_matrices, 2", false, test_load_matrices<2, false>},
+    {"load_matrices, 2, transposed", false, test_load_matrices<2, true>},
+    {"load_matrices, 4", false, test_load_matrices<4, false>},
+    {"load_matrices, 4, transposed", false, test_load_matrices<4, true>},
+    {"mma<__nv_bfloat16>", false, test_mma<__nv_bfloat16>},
+    {"mma<__half>", false, test_mma<__half>},
+    {"mma<float>", false, test_mma<float>},
+    {"to_tf32", false, test_to_tf32},
+    {"grid_dependency_wait, grid_dependency_launch", true, test_dependent_launch},
+};
+
+void choose_order([[maybe_unused]] int seed) {
+#ifndef __CUDACC__
+  cuda_host::set_seed(uint64_t(seed));
+#endif
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  const int seeds = count > 1 ? std::atoi(words[1]) : 1;
+  const char* wanted = count > 2 ? words[2] : "";
+  int major = 0, failures = 0;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0)) return std::printf("no card\n"), 2;
+  for (const Test& test : tests) {
+    bool passed = true;
+    if (!std::strstr(test.name, wanted)) continue;
+    if (test.needs_sm90 && major < 9) {
+      std::printf("SKIP  %s\n", test.name);
+      continue;
+    }
+    for (int seed = 0; passed && seed < seeds; ++seed) {
+      choose_order(seed);
+      passed = test.passes();
+      if (!passed && seeds > 1) std::printf("  with seed %d\n", seed);
+    }
+    std::printf("%s  %s\n", passed ? "PASS" : "FAIL", test.name);
+    failures += !passed;
+  }
+  return failures != 0;
+}

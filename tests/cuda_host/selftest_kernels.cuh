@@ -1,0 +1,262 @@
+// The kernels of selftest.cu. Integers throughout, so that every result is exact; each kernel reads what other threads have brought.
+#pragma once
+#include "cuda/launch.h"
+#include "cuda/ptx.cuh"
+
+namespace rnnk::cuda {
+
+__host__ __device__ inline uint32_t mixed(const uint32_t* h, unsigned n, unsigned unit) {
+  uint32_t sum = unit;
+  for (unsigned i = 0; i < n; ++i) sum = sum * 31 + h[i];
+  return sum;
+}
+
+__global__ void convert(const float* x, uint16_t* bf16, uint16_t* half, int n) {
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  const __nv_bfloat16 b = __float2bfloat16_rn(x[i]);
+  const __half h = __float2half_rn(x[i]);
+  bf16[i] = __bfloat16_as_ushort(__float2bfloat16_rn(__bfloat162float(b)));  // there, back, and there again
+  half[i] = __half_as_ushort(__float2half_rn(__half2float(h)));
+}
+
+__global__ void block_sum(const uint32_t* x, uint32_t* sums, int n) {
+  uint32_t* parts = static_cast<uint32_t*>(shared_memory());  // [blockDim.x]
+  uint32_t sum = 0;
+  for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) sum += x[int(blockIdx.x) * n + i];
+  parts[threadIdx.x] = sum;
+  __syncthreads();
+  for (unsigned count = blockDim.x; count > 1;) {
+    const unsigned half = (count + 1) / 2;
+    if (threadIdx.x < count / 2) parts[threadIdx.x] += parts[threadIdx.x + half];
+    count = half;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) sums[blockIdx.x] = parts[0];
+}
+
+__global__ void reverse(const uint32_t* in, uint32_t* out, int n) {
+  uint32_t* all = static_cast<uint32_t*>(shared_memory());
+  for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) all[i] = in[i];
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) out[i] = all[n - 1 - i];
+}
+
+__global__ void shuffles(uint32_t* out) {
+  constexpr unsigned all = 0xffffffff;
+  const int lane = int(threadIdx.x);
+  const uint32_t value = 100 + threadIdx.x;
+  uint32_t* mine = out + lane * 5;
+  mine[0] = __shfl_sync(all, value, (lane * 5 + 1) % 32);
+  mine[1] = __shfl_sync(all, value, (lane + 3) % 8, 8);
+  mine[2] = __shfl_up_sync(all, value, 3);
+  __syncwarp();
+  mine[3] = __shfl_down_sync(all, value, 7, 16);
+  mine[4] = __shfl_xor_sync(all, value, 9);
+}
+
+// A pipeline of three stages: while a tile is consumed, two are on their way.
+template <int bytes>
+__global__ void copies(const uint32_t* x, uint32_t* out, int n, int tiles) {
+  constexpr int words = bytes / 4, stages = 3;
+  uint32_t* ring = static_cast<uint32_t*>(shared_memory());  // [stages, threads, words]
+  const int threads = int(blockDim.x), i = int(threadIdx.x);
+  const auto request = [&](int tile) {
+    const int at = (tile * threads + i) * words;
+    if (tile < tiles) ptx::copy_async<bytes>(ring + (tile % stages * threads + i) * words, x + (at < n ? at : 0), at < n);
+    ptx::copy_commit();
+  };
+  for (int tile = 0; tile < stages - 1; ++tile) request(tile);
+  uint32_t sum = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    ptx::copy_wait<stages - 2>();
+    __syncthreads();
+    const uint32_t* part = ring + (tile % stages * threads + threads - 1 - i) * words;
+    for (int w = 0; w < words; ++w) sum = sum * 31 + part[w];
+    request(tile + stages - 1);  // where the tile before was, which all have consumed
+  }
+  out[i] = sum;
+}
+
+__global__ void bulk_copies(const uint32_t* x, uint32_t* out, int tiles) {
+  uint64_t* full = static_cast<uint64_t*>(shared_memory());                                    // [2]
+  uint32_t* ring = reinterpret_cast<uint32_t*>(static_cast<char*>(shared_memory()) + 128);  // [2, threads]
+  const int threads = int(blockDim.x), i = int(threadIdx.x), bytes = threads * 4;
+  const auto request = [&](int tile) {
+    if (i != 0 || tile >= tiles) return;
+    ptx::mbarrier_arrive_expect(full + tile % 2, uint32_t(bytes));
+    ptx::copy_bulk(ring + tile % 2 * threads, x + tile * threads, uint32_t(bytes), full + tile % 2);
+  };
+  if (i == 0) {
+    for (int b = 0; b < 2; ++b) ptx::mbarrier_init(full + b, 1);
+    ptx::fence_bulk();
+  }
+  __syncthreads();
+  request(0);
+  request(1);
+  uint32_t sum = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    ptx::mbarrier_wait(full + tile % 2, uint32_t(tile / 2 & 1));
+    sum = sum * 31 + ring[tile % 2 * threads + threads - 1 - i];
+    __syncthreads();
+    request(tile + 2);
+  }
+  out[i] = sum;
+}
+
+// Each block writes into the next one of its cluster, says so, and reads what it got.
+__global__ void neighbours(uint32_t* out) {
+  uint64_t* written = static_cast<uint64_t*>(shared_memory());
+  uint32_t* inbox = reinterpret_cast<uint32_t*>(static_cast<char*>(shared_memory()) + 128);  // [threads]
+  const unsigned next = (ptx::cluster_rank() + 1) % ptx::cluster_size();
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(written, blockDim.x + 1);
+    ptx::fence_mbarrier_init();
+  }
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+  ptx::store_cluster(ptx::cluster_address(inbox + threadIdx.x, next), blockIdx.x * 1000 + threadIdx.x);
+  ptx::mbarrier_arrive(ptx::cluster_address(written, next));
+  if (threadIdx.x == 0) ptx::mbarrier_arrive(written);
+  ptx::mbarrier_wait(written, 0);
+  out[blockIdx.x * blockDim.x + threadIdx.x] = inbox[threadIdx.x];
+}
+
+// The exchange of a recurrent layer whose units are spread over a cluster: every step each block pushes its slice of h to all blocks. Two
+// buffers, no barrier in the loop: a block sends step t + 1 when it has read step t, so nobody overwrites what is still to be read.
+template <int values>
+__global__ void exchange(uint32_t* out, int steps) {
+  uint64_t* full = static_cast<uint64_t*>(shared_memory());                                 // [2]
+  uint32_t* h = reinterpret_cast<uint32_t*>(static_cast<char*>(shared_memory()) + 128);  // [2, width]
+  const unsigned slice = blockDim.x * values, width = ptx::cluster_size() * slice;
+  const unsigned unit = ptx::cluster_rank() * slice + threadIdx.x * values;
+  if (threadIdx.x == 0) {
+    for (int b = 0; b < 2; ++b) ptx::mbarrier_init(full + b, 1);
+    ptx::fence_mbarrier_init();
+    for (int b = 0; b < 2; ++b) ptx::mbarrier_arrive_expect(full + b, width * 4);
+  }
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+  uint32_t mine[values];
+  for (int v = 0; v < values; ++v) mine[v] = blockIdx.x / ptx::cluster_size() * width + unit + v;
+  for (int t = 0; t < steps; ++t) {
+    uint32_t* now = h + t % 2 * width;
+    for (unsigned rank = 0; rank < ptx::cluster_size(); ++rank) {
+      const ptx::ClusterAddress to = ptx::cluster_address(now + unit, rank), barrier = ptx::cluster_address(full + t % 2, rank);
+      if constexpr (values == 1)
+        ptx::store_async(to, mine[0], barrier);
+      else
+        ptx::store_async(to, make_uint4(mine[0], mine[1], mine[2], mine[3]), barrier);
+    }
+    ptx::mbarrier_wait(full + t % 2, uint32_t(t / 2 & 1));
+    if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(full + t % 2, width * 4);  // of the next phase
+    for (int v = 0; v < values; ++v) mine[v] = mixed(now, width, unit + v);
+  }
+  for (int v = 0; v < values; ++v) out[blockIdx.x * slice + threadIdx.x * values + v] = mine[v];
+}
+
+// Each block goes on from what the block before it has written, step by step. flags: [blocks, 2], 0 at the start.
+__global__ void chain(uint32_t* data, uint32_t* flags, int steps) {
+  const int b = int(blockIdx.x), threads = int(blockDim.x), size = steps * threads;
+  for (int t = 0; t < steps; ++t) {
+    const int at = t * threads + int(threadIdx.x);
+    if (b > 0 && threadIdx.x == 0) {
+      if (t % 2)
+        ptx::wait_at_least(flags + 2 * (b - 1), uint32_t(t + 1));
+      else
+        while (ptx::load_acquire(flags + 2 * (b - 1) + 1) < uint32_t(t + 1)) {
+        }
+    }
+    __syncthreads();
+    data[b * size + at] = b > 0 ? data[(b - 1) * size + at] * 31 + uint32_t(b) : uint32_t(at);
+    __syncthreads();
+    if (threadIdx.x < 2) ptx::store_release(flags + 2 * b + threadIdx.x, uint32_t(t + 1));
+  }
+}
+
+// Neighbouring blocks exchange payloads that carry the number of their step. inbox: [2, n], 0 at the start.
+__global__ void words(uint64_t* inbox, uint32_t* out, int steps) {
+  const unsigned n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
+  uint32_t h = i;
+  for (int t = 0; t < steps; ++t) {
+    uint64_t* now = inbox + t % 2 * n;
+    ptx::store_relaxed(now + i, uint64_t(t + 1) << 32 | h);
+    uint32_t received[2];
+    for (int side = 0; side < 2; ++side) {
+      uint64_t word;
+      do word = ptx::load_relaxed(now + (i + (side ? n - blockDim.x : blockDim.x)) % n);
+      while (word >> 32 != uint64_t(t + 1));
+      received[side] = uint32_t(word);
+    }
+    h = received[0] * 31 + received[1];
+    __syncthreads();
+  }
+  out[i] = h;
+}
+
+// x: [2, n], from one half to the other.
+__global__ void relax(uint32_t* x, uint32_t* counter, int steps) {
+  const unsigned n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
+  GridBarrier barrier(counter);
+  for (int t = 0; t < steps; ++t) {
+    const uint32_t* from = x + t % 2 * n;
+    x[(t + 1) % 2 * n + i] = from[(i + 1) % n] * 31 + from[(i + n - 1) % n];
+    barrier.arrive_and_wait();
+  }
+}
+
+template <int n, bool transposed>
+__global__ void load_all(uint32_t* out) {
+  uint16_t* matrices = static_cast<uint16_t*>(shared_memory());  // [4, 8, 8]
+  for (int i = int(threadIdx.x); i < 4 * 64; i += 32) matrices[i] = uint16_t(i);
+  __syncwarp();
+  uint32_t r[n];
+  ptx::load_matrices<transposed>(r, matrices + threadIdx.x * 8);
+  for (int i = 0; i < n; ++i) out[threadIdx.x * n + i] = r[i];
+}
+
+__device__ inline void narrow(float x, __nv_bfloat16& y) { y = __float2bfloat16_rn(x); }
+__device__ inline void narrow(float x, __half& y) { y = __float2half_rn(x); }
+
+template <class T>
+constexpr int mma_depth = sizeof(T) == 2 ? 16 : 8;
+
+// c [16, 8] = a [16, k] b [k, 8] + 100 row + column.
+template <class T>
+__global__ void multiply(const float* a, const float* b, float* c) {
+  constexpr int k = mma_depth<T>;
+  const int lane = int(threadIdx.x), g = lane / 4, i = lane % 4;
+  uint32_t fa[4], fb[2];
+  if constexpr (sizeof(T) == 2) {
+    T *as = static_cast<T*>(shared_memory()), *bs = as + 16 * k;
+    for (int j = lane; j < 16 * k; j += 32) narrow(a[j], as[j]);
+    for (int j = lane; j < k * 8; j += 32) narrow(b[j], bs[j]);
+    __syncwarp();
+    ptx::load_matrices(fa, as + lane % 16 * k + lane / 16 * 8);
+    ptx::load_matrices<true>(fb, bs + lane % 16 * 8);
+  } else {
+    for (int r = 0; r < 4; ++r) fa[r] = ptx::to_tf32(a[(g + r % 2 * 8) * k + i + r / 2 * 4]);
+    for (int r = 0; r < 2; ++r) fb[r] = ptx::to_tf32(b[(i + r * 4) * 8 + g]);
+  }
+  float sum[4];
+  for (int r = 0; r < 4; ++r) sum[r] = float(100 * (g + r / 2 * 8) + 2 * i + r % 2);
+  ptx::mma<T>(sum, fa, fb);
+  for (int r = 0; r < 4; ++r) c[(g + r / 2 * 8) * 8 + 2 * i + r % 2] = sum[r];
+}
+
+__global__ void round_to_tf32(const uint32_t* bits, uint32_t* out, int n) {
+  const int i = int(threadIdx.x);
+  if (i >= n) return;
+  float x;
+  memcpy(&x, bits + i, 4);
+  out[i] = ptx::to_tf32(x);
+}
+
+__global__ void dependent(uint32_t* out) {
+  ptx::grid_dependency_launch();
+  ptx::grid_dependency_wait();
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = i;
+}
+
+}  // namespace rnnk::cuda

@@ -1,0 +1,21 @@
+"""The layers of csrc/cuda, run on the host (tests/cuda_host) against plain loops: tests/cpp/test_cuda_layers.cpp."""
+
+import shutil
+import subprocess
+
+import pytest
+from cuda_host.build import CXX, ROOT, build
+
+SOURCES = (*sorted(ROOT.glob("csrc/cuda/*.cu")), ROOT / "tests/cpp/test_cuda_layers.cpp")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("cuda_layers"), *SOURCES, flags=(f"-I{ROOT / 'tests/cpp'}",))
+
+
+@pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
+@pytest.mark.parametrize("dtype", ["f64", "f32", "bf16", "f16"])
+def test_layers(program, dtype):
+    result = subprocess.run([program, dtype], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert result.returncode == 0, result.stdout
