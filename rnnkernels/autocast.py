@@ -1,4 +1,4 @@
-"""torch.autocast: the result dtypes of torch.nn's recurrent modules on the CPU, measured on torch 2.13.
+"""torch.autocast: the result dtypes of torch.nn's recurrent modules. On the CPU, measured on torch 2.13:
 
                                      out, h_n   c_n        low:   the dtype autocast was entered with
     LSTM                             low        low        state: the dtype of hx, or of x where hx was not given
@@ -10,6 +10,10 @@
 We compute in the dtype of `out`. Where that is f32 we therefore do not round to bf16 at all: torch.nn keeps the state
 in f32 in those rows because a state rounded at every step stalls, and the values in between cost us nothing.
 f64 is left alone, as autocast leaves it.
+
+On CUDA every result is low, for there autocast casts x, the states and the weights of torch.nn's layers (cuDNN) and cells. Read from
+torch's source (AutocastRNN.cpp, autocast_mode.h) and its binary, and not yet seen on a card. One difference is intended: torch 2.11 casts
+the layers to float16 even where autocast was entered with bfloat16, which overflows; ours follow autocast.
 """
 
 import torch
@@ -36,6 +40,8 @@ def run(fn, kind, x, states, weights, *args):
     low, state = torch.get_autocast_dtype(x.device.type), states[0].dtype
     if x.dtype is torch.float64:
         low = state
+    elif x.device.type == "cuda":
+        state = low
     dtype = state if kind in ("state", "lstm packed") else low
     with torch.autocast(x.device.type, enabled=False):  # the reference is made of ops that autocast would cast again
         result = fn(x.to(dtype), [s.to(dtype) for s in states], [w if w is None else w.to(dtype) for w in weights], *args)

@@ -29,10 +29,17 @@ def _padded(H):
     return (H + 15) // 16 * 16
 
 
-def _gates(states, recompute):
-    """What is saved of the four gates of an LSTM or a GRU, beside states [D, N, Hp]."""
-    D, N, Hp = states.shape
-    return states.new_empty(0) if recompute else states.new_empty(D, N, 4, Hp)
+def _gates(x, h0_or_c0, recompute):
+    """What is saved of the four gates of an LSTM or a GRU: [D, N, 4, Hp]."""
+    D, _, H = h0_or_c0.shape
+    return x.new_empty(0) if recompute else x.new_empty(D, _tokens(x), 4, _padded(H))
+
+
+def _cells(x, c0):
+    """The c of each token [D, N, Hp], in the type of the arithmetic."""
+    D, _, H = c0.shape
+    wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    return x.new_empty(D, _tokens(x), _padded(H), dtype=wide)
 
 
 def _lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, *rest):
@@ -40,8 +47,7 @@ def _lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, *rest):
 
 
 def _lstm_train(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, *rest):
-    cells = x.new_empty(c0.shape[0], _tokens(x), _padded(c0.shape[2]))
-    return *_results(x, h0, w_ih_r), x.new_empty(c0.shape), _gates(cells, rest[-1]), cells
+    return *_results(x, h0, w_ih_r), x.new_empty(c0.shape), _gates(x, c0, rest[-1]), _cells(x, c0)
 
 
 def _gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
@@ -49,8 +55,7 @@ def _gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
 
 
 def _gru_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
-    states = x.new_empty(h0.shape[0], _tokens(x), _padded(h0.shape[2]))
-    return *_results(x, h0, w_ih_r), _gates(states, rest[-1])
+    return *_results(x, h0, w_ih_r), _gates(x, h0, rest[-1])
 
 
 def _backward_fake(name, n_cotangents):

@@ -8,9 +8,10 @@ from importlib import import_module
 import torch
 
 try:
-    from ._build import TORCH_VERSION
-except ModuleNotFoundError:  # it is written after the extension was built
-    TORCH_VERSION = None
+    from . import _build  # written after the extension was built
+    TORCH_VERSION, CUDA_ARCHS = _build.TORCH_VERSION, getattr(_build, "CUDA_ARCHS", None)
+except ImportError:
+    TORCH_VERSION = CUDA_ARCHS = None
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 

@@ -120,7 +120,7 @@ def _check_lengths(lengths, input, batch_first, batch_sizes):
     T, B = input.shape[:2][::-1] if batch_first else input.shape[:2]
     if lengths.shape != (B,):
         raise ValueError(f"lengths must have shape [{B}], the batch size, got {list(lengths.shape)}")
-    if lengths.device.type not in ("cpu", input.device.type):
+    if lengths.device.type != "cpu" and lengths.device != input.device:
         raise ValueError(f"lengths must be on the CPU or on input's device {input.device}, got {lengths.device}")
     if lengths.device.type != "cpu" or torch.compiler.is_compiling():
         return  # reading the values would synchronise, or break the graph; the op checks them

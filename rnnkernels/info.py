@@ -8,8 +8,10 @@ from . import extension, fallback
 def info():
     """Returns a dict of what this installation is and does.
 
-    extension  whether compiled kernels are there; built_for, compiler and cuda are what they were built with, None without
+    extension  whether compiled kernels are there; built_for, compiler, cuda and archs (TORCH_CUDA_ARCH_LIST) are what they were
+               built with, None without
     isa        the instruction set the CPU kernels chose (honours ATEN_CPU_CAPABILITY), None without
+    gpu        the CUDA kernels of this build, None without
     torch      the version running now
     threads    torch.get_num_threads(), which the kernels use
     devices    device types with kernels
@@ -20,10 +22,12 @@ def info():
     return {
         "extension": _C is not None,
         "isa": _C.active_isa() if _C is not None else None,
+        "gpu": build.get("gpu"),
         "torch": torch.__version__,
         "built_for": build.get("torch_version"),
         "compiler": build.get("compiler"),
         "cuda": build.get("cuda"),
+        "archs": extension.CUDA_ARCHS if build.get("cuda") else None,
         "threads": torch.get_num_threads(),
         "devices": sorted(extension.DEVICES - {"meta"}) if _C is not None else [],
         "fallbacks": list(fallback.seen),

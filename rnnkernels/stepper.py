@@ -20,9 +20,10 @@ class Stepper:
             h = stepper.step(x)            # [B, H], with a projection [B, P]; clone it to keep it
 
     The outputs have the bits of the module's own for the whole sequence (of one that is in eval(): a Stepper applies no dropout).
-    A bfloat16 or float16 module rounds between its layers, a Stepper at the very end only. On kernels a step allocates no memory,
-    takes no lock but the GIL, which it releases meanwhile. In real-time code call `step` a few times first, and choose
-`torch.set_num_threads(1)`: helper threads have no real-time priority. No autograd through it.
+    A bfloat16 or float16 module rounds between its layers, a Stepper at the very end only. On the CPU's kernels a step allocates no
+    memory, takes no lock but the GIL, which it releases meanwhile; on CUDA and elsewhere each step is a call of a copy of the module. In
+    real-time code call `step` a few times first, and choose `torch.set_num_threads(1)`: helper threads have no real-time priority.
+    No autograd through it.
 
     module        torch.nn.LSTM, GRU, RNN or ours, any number of layers. ValueError for a bidirectional one, whose first output needs
                   the last input
@@ -74,7 +75,7 @@ class Stepper:
 
     @property
     def hx(self):
-        """A copy of the state: h [L, B, P], or (h, c) with c [L, B, H]; on kernels float32 where the module is bfloat16 or float16."""
+        """A copy of the state: h [L, B, P], or (h, c) with c [L, B, H]; on the CPU's kernels float32 where the module is bfloat16 or float16."""
         states = self._core.state()
         return tuple(states) if len(states) == 2 else states[0]
 

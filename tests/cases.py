@@ -1,4 +1,7 @@
-"""One description of a call, run by ours, by torch.nn and by the f64 reference on the same random numbers."""
+"""One description of a call, run by ours, by torch.nn and by the f64 reference on the same random numbers.
+
+Everything is made on torch's default device: inside `with torch.device("cuda")` all three run there.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -48,8 +51,8 @@ class Case:
                    bidirectional=self.D == 2, dtype=dtype or self.dtype, **kwargs)
 
     def lengths(self):
-        """At least one row runs to T and one is short; sorted for "packed"."""
-        lengths = torch.randint(1, self.T + 1, (self.B,))
+        """At least one row runs to T and one is short; sorted for "packed". On the CPU, as packing wants them."""
+        lengths = torch.randint(1, self.T + 1, (self.B,), device="cpu")
         lengths[-1], lengths[self.B // 2] = 1, self.T
         return lengths.sort(descending=True).values if self.layout == "packed" else lengths
 
@@ -79,7 +82,7 @@ class Numbers:
         shape = (*batch, c.T, c.I) if c.batch_first else (c.T, *batch, c.I)
         widths = (c.P or c.H, c.H) if c.is_lstm else (c.H,)
         states = [(c.L * c.D, *batch, w) for w in widths]
-        lengths = c.lengths() if c.B else torch.zeros(0, dtype=torch.int64)
+        lengths = c.lengths() if c.B else torch.zeros(0, dtype=torch.int64, device="cpu")
         out = (int(lengths.sum()), c.D * widths[0]) if c.layout in ("packed", "unsorted") else (*shape[:-1], c.D * widths[0])
         return cls(weights, random(shape, c.dtype, c.strided), tuple(random(s, c.dtype, c.strided) for s in states),
                    lengths, tuple(random(s, c.dtype, c.strided) for s in (out, *states)))

@@ -26,11 +26,23 @@ def assert_close(ours, ref64, theirs=None, name=""):
     assert error <= allowed, f"{name}: error {error:.3e} > {allowed:.3e}"
 
 
+has_cuda = "cuda" in rnnkernels.info()["devices"] and torch.cuda.is_available()
+
 needs_extension = pytest.mark.skipif(not has_extension, reason="says something about the kernels only; none were built")
+needs_cuda = pytest.mark.skipif(not has_cuda, reason="no CUDA kernels in this build, or no card")
 
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:rnnkernels. the extension was not built:RuntimeWarning")
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """Tensors and modules are made on the card, and float32 is float32 on both sides."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    with torch.device("cuda"):
+        yield
 
 
 @pytest.fixture(autouse=True)

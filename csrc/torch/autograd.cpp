@@ -87,7 +87,7 @@ LayerOutputs differentiable_layer(const Layer& l) {
     at::AutoDispatchBelowADInplaceOrView below;
     return call_op(l);
   }
-  if (is_reduced(l[X])) return layer_in_float32(l);
+  if (runs_in_float32(l[X])) return layer_in_float32(l);
   const variable_list o = LayerFunction::apply(
       int64_t(l.cell), l[X], l[H0], or_none(l[C0]), l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]),
       or_none(l[W_IH_R]), or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l.batch_sizes),
@@ -95,7 +95,7 @@ LayerOutputs differentiable_layer(const Layer& l) {
   return {o[0], o[1], o.size() > 2 ? o[2] : Tensor(), {}, {}};
 }
 
-// bfloat16 and float16: the whole layer runs in float32, so that only the outputs are rounded.
+// bfloat16 and float16 on the CPU: the whole layer runs in float32, so that only the outputs are rounded.
 LayerOutputs layer_in_float32(const Layer& layer) {
   const at::ScalarType reduced = layer[X].scalar_type();
   Layer wide = layer;

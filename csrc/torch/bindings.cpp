@@ -4,6 +4,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/team.h"
+#include "torch/device.h"
 #include "torch/eager.h"
 #include "torch/ops.h"
 #include "torch/stepper.h"
@@ -41,7 +42,9 @@ pybind11::dict build_info() {
   pybind11::dict info;
   info["torch_version"] = TORCH_VERSION;
   info["compiler"] = "gcc " __VERSION__;
-  info["cuda"] = pybind11::none();
+  const DeviceKernels* cuda = device_kernels(c10::kCUDA);
+  info["cuda"] = cuda ? pybind11::cast(cuda->toolkit) : pybind11::none();
+  info["gpu"] = cuda ? pybind11::cast(cuda->names) : pybind11::none();
   return info;
 }
 

@@ -19,11 +19,13 @@ void check_no_overflow(const Shape& s) {
 
 void check_types(const Layer& layer) {
   const Tensor& x = layer[X];
-  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "rnnkernels: expected float32, float64, bfloat16 or float16, got ", x.scalar_type());
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble || (is_reduced(x) && !runs_in_float32(x)),
+              "rnnkernels: expected float32, float64, bfloat16 or float16, got ", x.scalar_type());
   for (int k = 0; k < argument_count; ++k) {
     const Tensor& a = layer[k];
     if (!a.defined()) continue;
-    TORCH_CHECK(a.device().is_cpu(), "rnnkernels: expected all tensors on the CPU, but ", names[k], " is on ", a.device());
+    TORCH_CHECK(a.device() == x.device(), "rnnkernels: expected all tensors on ", x.is_cpu() ? "the CPU" : "x's device ",
+                x.is_cpu() ? "" : x.device().str(), ", but ", names[k], " is on ", a.device());
     TORCH_CHECK(a.layout() == at::kStrided, "rnnkernels: expected a dense tensor, but ", names[k], " has layout ", a.layout());
     TORCH_CHECK(a.scalar_type() == x.scalar_type(), "rnnkernels: expected all tensors of one dtype, but ", names[k], " is ", a.scalar_type(),
                 " and x is ", x.scalar_type());
@@ -61,7 +63,7 @@ Shape check_shape(const Layer& layer, const ScheduleTable& schedule) {
 }  // namespace
 
 Checked::Checked(const Layer& layer) : schedule((check_types(layer), layer)), shape(check_shape(layer, schedule)) {
-  arguments[X] = dense_rows(layer[X]);
+  arguments[X] = tokens(layer[X]);
   for (int k = H0; k < argument_count; ++k)
     if (layer[k].defined()) arguments[k] = layer[k].contiguous();
 }

@@ -13,12 +13,12 @@ struct Checked {
   // Throws c10::Error on anything that does not fit together.
   explicit Checked(const Layer& layer);
 
-  // t, or a copy of it if its last dimension is not contiguous.
-  static Tensor dense_rows(const Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1 ? t : t.contiguous(); }
+  // t, or a copy of it as the kernels read tokens: the CPU's need the last dimension contiguous, those of other devices all of them.
+  static Tensor tokens(const Tensor& t) { return t.is_cpu() && (t.size(-1) <= 1 || t.stride(-1) == 1) ? t : t.contiguous(); }
 
   template <class T>
   const T* input(int argument) const {
-    return arguments[argument].defined() ? arguments[argument].const_data_ptr<T>() : nullptr;
+    return arguments[argument].defined() ? static_cast<const T*>(arguments[argument].const_data_ptr()) : nullptr;
   }
 
   template <class T>

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
+#include "torch/device.h"
 #include "torch/module_reader.h"
 #include "torch/ops.h"
 
@@ -19,14 +20,14 @@ namespace py = pybind11;
 
 bool is_plain_tensor(py::handle object) { return THPVariable_CheckExact(object.ptr()); }
 
-bool is_plainly_eager() {
-  return !at::autocast::is_autocast_enabled(at::kCPU) && !torch::jit::tracer::isTracing() &&
+bool is_plainly_eager(const Tensor& x) {
+  return !at::autocast::is_autocast_enabled(x.device().type()) && !torch::jit::tracer::isTracing() &&
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
 bool has_kernels(const Tensor& t) {
   const auto type = t.scalar_type();
-  return t.device().is_cpu() && t.layout() == at::kStrided &&
+  return device_kernels(t.device().type()) && t.layout() == at::kStrided &&
          (type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf);
 }
 
@@ -34,7 +35,7 @@ bool has_kernels(const Tensor& t) {
 bool unpack_like(const Tensor& x, py::handle object, Tensors& to) {
   if (!is_plain_tensor(object)) return false;
   const Tensor& t = THPVariable_Unpack(object.ptr());
-  if (t.scalar_type() != x.scalar_type() || !t.device().is_cpu() || t.layout() != at::kStrided) return false;
+  if (t.scalar_type() != x.scalar_type() || t.device() != x.device() || t.layout() != at::kStrided) return false;
   to.push_back(t);
   return true;
 }
@@ -72,11 +73,12 @@ LayerOutputs run_stack(Tensor x, const Tensors& states, const Tensors& weights, 
 }  // namespace
 
 py::object run_module(py::handle module, py::handle input, py::handle hx) {
-  if (!is_plain_tensor(input) || !is_plainly_eager()) return py::none();
+  if (!is_plain_tensor(input)) return py::none();
+  Tensor x = THPVariable_Unpack(input.ptr());
+  if (x.dim() != 3 || !has_kernels(x) || !is_plainly_eager(x)) return py::none();
   const ModuleReader reader(module);
   const ModuleOptions o = reader.options();
-  Tensor x = THPVariable_Unpack(input.ptr());
-  if (x.dim() != 3 || !has_kernels(x) || x.size(2) != o.input_size || x.size(o.batch_first ? 1 : 0) == 0) return py::none();
+  if (x.size(2) != o.input_size || x.size(o.batch_first ? 1 : 0) == 0) return py::none();
   Tensors states, weights;
   const bool plain = reader.weights([&](const py::object& weight) { return unpack_like(x, weight, weights); });
   if (!plain || int64_t(weights.size()) != o.weight_count() || !unpack_states(x, hx, o, states)) return py::none();

@@ -20,6 +20,10 @@ constexpr int direction_stride = W_IH_R - W_IH;
 constexpr std::array<int, argument_count> lstm_arguments{X, H0, C0, W_IH, W_HH, B_IH, B_HH, W_HR, W_IH_R, W_HH_R, B_IH_R, B_HH_R, W_HR_R};
 constexpr std::array<int, 10> gru_arguments{X, H0, W_IH, W_HH, B_IH, B_HH, W_IH_R, W_HH_R, B_IH_R, B_HH_R};  // and the RNN's
 
+inline bool is_reduced(const Tensor& x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
+// What the CPU's kernels do not have: the whole layer runs in float32, torch/autograd.cpp.
+inline bool runs_in_float32(const Tensor& x) { return is_reduced(x) && !x.is_cuda(); }
+
 // A layer's arguments; an undefined tensor stands for None.
 struct Layer {
   Cell cell;

@@ -1,14 +1,16 @@
 // Memory for the kernels: outputs, what is saved, and the workspace.
 #pragma once
 #include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
 #include <sys/mman.h>
 
 namespace rnnk {
 
-// An empty tensor on the CPU without a way through the dispatcher, and with huge pages asked for where they count: a fresh buffer is
+// An empty tensor. On the CPU without a way through the dispatcher, and with huge pages asked for where they count: a fresh buffer is
 // touched once from end to end, and thousands of page faults a call cost up to a sixth of a training step.
-inline at::Tensor allocate(at::IntArrayRef sizes, at::ScalarType type) {
-  at::Tensor t = at::detail::empty_cpu(sizes, type);
+inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  if (!options.device().is_cpu()) return at::empty(sizes, options);
+  at::Tensor t = at::detail::empty_cpu(sizes, c10::typeMetaToScalarType(options.dtype()));
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t huge_page = 2 << 20, page = 4096;
   if (t.nbytes() >= 2 * huge_page) {

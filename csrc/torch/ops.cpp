@@ -1,4 +1,4 @@
-// The ops: schemas, CPU kernels, and calling them through the dispatcher. Flat schemas, because a Tensor[] argument breaks the
+// The ops: schemas, kernels, and calling them through the dispatcher. Flat schemas, because a Tensor[] argument breaks the
 // batching fallback of vmap. Fakes and the autograd of the backward ops are in rnnkernels/autograd.py.
 #include "torch/ops.h"
 
@@ -39,14 +39,14 @@ auto gru_gradients(const std::array<Tensor, argument_count>& d, const Tensor& x)
   return gradient_tuple<gru_arguments>(d, x, std::make_index_sequence<gru_arguments.size()>{});
 }
 
-// The CPU kernels, spelled once for each list of arguments.
+// What runs an op on any device, spelled once for each list of arguments.
 template <class Op, class Signature = typename Op::Signature>
-struct CpuKernel;
+struct Kernel;
 template <class Op, class R, class... Args>
-struct CpuKernel<Op, R(Args...)> {
+struct Kernel<Op, R(Args...)> {
   static R infer(Args... args) {
     const Layer layer = Op::layer(args...);
-    return op_outputs<Op>(is_reduced(layer[X]) ? layer_in_float32(layer) : layer_forward(layer, false));
+    return op_outputs<Op>(runs_in_float32(layer[X]) ? layer_in_float32(layer) : layer_forward(layer, false));
   }
 
   static typename Op::TrainOutputs train(Args... args) {
@@ -91,21 +91,21 @@ std::array<Tensor, argument_count> defined_gradients(const Tuple& d, const std::
 
 LayerOutputs call_op(const Layer& layer) {
   if (layer.cell == Cell::lstm) {
-    auto [out, h_n, c_n] = call<&CpuKernel<LstmOp>::infer>("rnnkernels::lstm", LstmOp::arguments(layer));
+    auto [out, h_n, c_n] = call<&Kernel<LstmOp>::infer>("rnnkernels::lstm", LstmOp::arguments(layer));
     return {out, h_n, c_n, {}, {}};
   }
-  auto [out, h_n] = layer.cell == Cell::gru ? call<&CpuKernel<GruOp>::infer>("rnnkernels::gru", GruOp::arguments(layer))
-                                            : call<&CpuKernel<RnnOp>::infer>("rnnkernels::rnn", RnnOp::arguments(layer));
+  auto [out, h_n] = layer.cell == Cell::gru ? call<&Kernel<GruOp>::infer>("rnnkernels::gru", GruOp::arguments(layer))
+                                            : call<&Kernel<RnnOp>::infer>("rnnkernels::rnn", RnnOp::arguments(layer));
   return {out, h_n, {}, {}, {}};
 }
 
 LayerOutputs call_train_op(const Layer& layer) {
   if (layer.cell == Cell::lstm) {
-    auto [out, h_n, c_n, gates, cells] = call<&CpuKernel<LstmOp>::train>("rnnkernels::lstm_train", LstmOp::arguments(layer));
+    auto [out, h_n, c_n, gates, cells] = call<&Kernel<LstmOp>::train>("rnnkernels::lstm_train", LstmOp::arguments(layer));
     return {out, h_n, c_n, gates, cells};
   }
   if (layer.cell == Cell::gru) {
-    auto [out, h_n, gates] = call<&CpuKernel<GruOp>::train>("rnnkernels::gru_train", GruOp::arguments(layer));
+    auto [out, h_n, gates] = call<&Kernel<GruOp>::train>("rnnkernels::gru_train", GruOp::arguments(layer));
     return {out, h_n, {}, gates, {}};
   }
   return call_op(layer);
@@ -115,16 +115,16 @@ std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Te
                                                     const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs) {
   const auto before = std::make_tuple(or_none(d_out), or_none(d_h_n));
   if (layer.cell == Cell::lstm) {
-    const auto d = call<&CpuKernel<LstmOp>::lstm_backward>(
+    const auto d = call<&Kernel<LstmOp>::lstm_backward>(
         "rnnkernels::lstm_bwd", std::tuple_cat(before, std::make_tuple(or_none(d_c_n)), LstmOp::arguments(layer),
                                                std::make_tuple(out, gates, cells, needs_of_op(needs, lstm_arguments))));
     return defined_gradients(d, lstm_arguments, needs, std::make_index_sequence<lstm_arguments.size()>{});
   }
   const int64_t op_needs = needs_of_op(needs, gru_arguments);
   const auto d = layer.cell == Cell::gru
-                     ? call<&CpuKernel<GruOp>::gru_backward>(
+                     ? call<&Kernel<GruOp>::gru_backward>(
                            "rnnkernels::gru_bwd", std::tuple_cat(before, GruOp::arguments(layer), std::make_tuple(out, gates, op_needs)))
-                     : call<&CpuKernel<RnnOp>::rnn_backward>("rnnkernels::rnn_bwd",
+                     : call<&Kernel<RnnOp>::rnn_backward>("rnnkernels::rnn_bwd",
                                                              std::tuple_cat(before, RnnOp::arguments(layer), std::make_tuple(out, op_needs)));
   return defined_gradients(d, gru_arguments, needs, std::make_index_sequence<gru_arguments.size()>{});
 }
@@ -157,15 +157,17 @@ TORCH_LIBRARY(rnnkernels, m) {
   def("rnn_bwd(Tensor? d_out, Tensor? d_h_n, " + rnn + ", Tensor out, int needs) -> " + gru_gradients);
 }
 
-TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) {
-  m.impl("lstm", &CpuKernel<LstmOp>::infer);
-  m.impl("lstm_train", &CpuKernel<LstmOp>::train);
-  m.impl("lstm_bwd", &CpuKernel<LstmOp>::lstm_backward);
-  m.impl("gru", &CpuKernel<GruOp>::infer);
-  m.impl("gru_train", &CpuKernel<GruOp>::train);
-  m.impl("gru_bwd", &CpuKernel<GruOp>::gru_backward);
-  m.impl("rnn", &CpuKernel<RnnOp>::infer);
-  m.impl("rnn_bwd", &CpuKernel<RnnOp>::rnn_backward);
+void register_kernels(torch::Library& m) {
+  m.impl("lstm", &Kernel<LstmOp>::infer);
+  m.impl("lstm_train", &Kernel<LstmOp>::train);
+  m.impl("lstm_bwd", &Kernel<LstmOp>::lstm_backward);
+  m.impl("gru", &Kernel<GruOp>::infer);
+  m.impl("gru_train", &Kernel<GruOp>::train);
+  m.impl("gru_bwd", &Kernel<GruOp>::gru_backward);
+  m.impl("rnn", &Kernel<RnnOp>::infer);
+  m.impl("rnn_bwd", &Kernel<RnnOp>::rnn_backward);
 }
+
+TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) { register_kernels(m); }
 
 }  // namespace rnnk

@@ -4,6 +4,10 @@
 
 #include "torch/layer.h"
 
+namespace torch {
+class Library;
+}
+
 namespace rnnk {
 
 using Optional = const OptionalTensor&;
@@ -81,7 +85,9 @@ std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Te
 // What runs under autograd and for dtypes that the kernels do not have: torch/autograd.cpp.
 LayerOutputs differentiable_layer(const Layer& layer);
 LayerOutputs layer_in_float32(const Layer& layer);
-inline bool is_reduced(const Tensor& x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
+
+// Registers the ops for the dispatch key of `m`: the same functions for every device.
+void register_kernels(torch::Library& m);
 
 template <class Op>
 typename Op::Outputs op_outputs(const LayerOutputs& o) {

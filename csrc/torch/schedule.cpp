@@ -7,11 +7,21 @@ namespace rnnk {
 
 namespace {
 
-const int64_t* check_integers(const Tensor& t, const char* name) {
+void check_integers(const Tensor& t, const char* name) {
   TORCH_CHECK(t.scalar_type() == at::kLong && t.dim() == 1, "rnnkernels: expected ", name, " to be a 1-D int64 tensor, got ", t.dim(), "-D ",
               t.scalar_type());
-  TORCH_CHECK(t.device().is_cpu(), "rnnkernels: expected ", name, " on the CPU, got ", t.device());
-  return t.const_data_ptr<int64_t>();
+}
+
+// Values are looked at on the CPU only: to read them elsewhere is to wait for the device.
+void check_lengths(const Tensor& lengths, const Tensor& x, int64_t T, int64_t B) {
+  check_integers(lengths, "lengths");
+  const at::Device device = lengths.device();
+  TORCH_CHECK(device.is_cpu() || device == x.device(), "rnnkernels: expected lengths on the CPU", x.is_cpu() ? "" : " or on x's device", ", got ",
+              device);
+  TORCH_CHECK(lengths.numel() == B, "rnnkernels: expected lengths of size [", B, "], got ", lengths.sizes());
+  if (!device.is_cpu()) return;
+  const int64_t* length = lengths.const_data_ptr<int64_t>();
+  for (int64_t b = 0; b < B; ++b) TORCH_CHECK(0 <= length[b] && length[b] <= T, "rnnkernels: expected every length in 0..", T, ", got ", length[b]);
 }
 
 }  // namespace
@@ -25,13 +35,16 @@ ScheduleTable::ScheduleTable(const Layer& layer) {
   T = packed ? layer.batch_sizes.numel() : x.size(0);
   TORCH_CHECK(T > 0, "Expected sequence length to be larger than 0 in RNN");
   TORCH_CHECK(T < int64_t(1) << 40, "rnnkernels: the layer is too large: ", T, " steps");
-  if (!packed) B = x.size(1);
   if (packed) fill_packed(layer.batch_sizes.contiguous(), x.size(0));
-  else if (layer.lengths.defined()) fill_lengths(layer.lengths.contiguous());
-  else fill_full();
+  else fill_full(x.size(1));
+  if (!layer.lengths.defined()) return;
+  const Tensor lengths = layer.lengths.contiguous();
+  check_lengths(lengths, x, T, B);
+  if (x.is_cpu()) fill_lengths(lengths.const_data_ptr<int64_t>());  // other devices compare t with a row's length
 }
 
-void ScheduleTable::fill_full() {
+void ScheduleTable::fill_full(int64_t rows) {
+  B = rows;
   TORCH_CHECK(!__builtin_mul_overflow(T, B, &N), "rnnkernels: the layer is too large: T * B overflows");
   capacity = N;
   storage_.resize(3 * T + B);
@@ -40,7 +53,9 @@ void ScheduleTable::fill_full() {
 }
 
 void ScheduleTable::fill_packed(const Tensor& batch_sizes, int64_t rows) {
-  const int64_t* sizes = check_integers(batch_sizes, "batch_sizes");
+  check_integers(batch_sizes, "batch_sizes");
+  TORCH_CHECK(batch_sizes.is_cpu(), "rnnkernels: expected batch_sizes on the CPU, got ", batch_sizes.device());
+  const int64_t* sizes = batch_sizes.const_data_ptr<int64_t>();
   B = sizes[0];
   TORCH_CHECK(0 <= B && B <= rows, "rnnkernels: batch_sizes start with ", B, " but x has ", rows, " rows");
   storage_.resize(3 * T + B);
@@ -54,16 +69,11 @@ void ScheduleTable::fill_packed(const Tensor& batch_sizes, int64_t rows) {
   capacity = N;
 }
 
-void ScheduleTable::fill_lengths(const Tensor& lengths) {
-  const int64_t* length = check_integers(lengths, "lengths");
-  TORCH_CHECK(lengths.numel() == B, "rnnkernels: expected lengths of size [", B, "], got ", lengths.sizes());
-  fill_full();
+void ScheduleTable::fill_lengths(const int64_t* length) {
   padding = true;
   std::fill_n(active(), T, 0);
-  for (int64_t b = 0; b < B; ++b) {
-    TORCH_CHECK(0 <= length[b] && length[b] <= T, "rnnkernels: expected every length in 0..", T, ", got ", length[b]);
+  for (int64_t b = 0; b < B; ++b)
     if (length[b] > 0) ++active()[length[b] - 1];
-  }
   std::stable_sort(order(), order() + B, [length](int64_t a, int64_t b) { return length[a] > length[b]; });
   for (int64_t t = T - 2; t >= 0; --t) active()[t] += active()[t + 1];
   N = 0;

@@ -1,4 +1,5 @@
-// The table of which rows run at which step, from the layer's lengths or batch_sizes.
+// The table of which rows run at which step, from the layer's lengths or batch_sizes. Only the CPU's follows lengths: other devices run all
+// rows at every step and leave those alone that have ended.
 #pragma once
 #include <c10/util/SmallVector.h>
 
@@ -10,9 +11,9 @@ namespace rnnk {
 class ScheduleTable {
   c10::SmallVector<int64_t, 64> storage_;  // active, first, slot [T] and order [B]
 
-  void fill_full();
+  void fill_full(int64_t rows);
   void fill_packed(const Tensor& batch_sizes, int64_t rows);
-  void fill_lengths(const Tensor& lengths);
+  void fill_lengths(const int64_t* length);
   int64_t* active() { return storage_.data(); }
   int64_t* first() { return storage_.data() + T; }
   int64_t* slot() { return storage_.data() + 2 * T; }

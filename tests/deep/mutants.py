@@ -11,8 +11,9 @@ FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, 
     f"csrc/cpu/{name}.h"
     for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens", "simd", "walk"))
 PIECES = "csrc/cpu/pieces.cpp"
-SCHEDULE, CHECKED, LAYER, AUTOGRAD, MODULES, STEPPER = (
-    f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "layer", "autograd", "module_reader", "stepper"))
+SCHEDULE, CHECKED, AUTOGRAD, MODULES, STEPPER = (
+    f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "autograd", "module_reader", "stepper"))
+DEVICE = "csrc/torch/device.h"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ MUTANTS = [
     Mutant("lengths: off by one", SCHEDULE, "if (length[b] > 0) ++active()[length[b] - 1]", "if (length[b] > 1) ++active()[length[b] - 2]"),
     Mutant("lengths: the inverse order", SCHEDULE, "  for (int64_t t = T - 2;", INVERSE_ORDER),
     Mutant("layer: weights kept by address", CHECKED, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
-    Mutant("layer: d_c_n ignored", LAYER, "args.d_c_n = input_or_null<T>(d_c_n);", "args.d_c_n = nullptr;"),
+    Mutant("layer: d_c_n ignored", DEVICE, "point(args.d_c_n, pass.d_c_n);", "args.d_c_n = nullptr;"),
     Mutant("autograd: a wanted gradient skipped", AUTOGRAD, "ctx->needs_input_grad(edge++)) needs |=", "ctx->needs_input_grad(edge++) && k != H0) needs |="),
     Mutant("recompute: h of the chunk's first tokens for all", RECOMPUTE, "s.h_rows + first, n, p, s.h_product", "s.h_rows, n, p, s.h_product"),
     Mutant("recompute: gates of two rows exchanged", RECOMPUTE, "store(s.gate_rows[first + i + j] + k * Hp + u)",

@@ -1,0 +1,62 @@
+// A layer on the CPU: the arguments and the workspace of csrc/cpu's kernels.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <atomic>
+
+#include "cpu/kernels.h"
+#include "torch/device.h"
+#include "torch/memory.h"
+
+namespace rnnk {
+
+namespace {
+
+template <class Args>
+void run(size_t (*kernel)(const Args&, void*), Args& args) {
+  args.threads = at::get_num_threads();
+  alignas(64) char small[8 << 10];  // a single step of a small layer takes no longer than an allocation
+  const size_t needed = kernel(args, nullptr);
+  if (needed <= sizeof(small)) return void(kernel(args, small));
+  const Tensor workspace = allocate({int64_t(needed)}, at::kByte);
+  kernel(args, workspace.mutable_data_ptr());
+}
+
+template <class T>
+void forward(const ForwardPass& pass) {
+  const Checked& c = pass.checked;
+  ForwardArgs<T> args{};
+  fill(args, pass);
+  args.schedule = c.schedule.view();
+  args.x = input_rows<T>(c.arguments[X]);
+  args.out = output_rows<T>(pass.to.out);
+  static std::atomic<int64_t> calls{0};  // of all layers: where several take turns, the cache seldom holds what each read last
+  args.turn = calls.fetch_add(1, std::memory_order_relaxed);
+  run(cpu::kernels().of<T>().forward, args);
+}
+
+template <class T>
+void backward(const BackwardPass& pass) {
+  const Checked& c = pass.checked;
+  BackwardArgs<T> args{};
+  fill(args, pass);
+  args.schedule = c.schedule.view();
+  args.x = input_rows<T>(c.arguments[X]);
+  args.out = input_rows<T>(pass.out);
+  if (pass.d_out.defined()) args.d_out = input_rows<T>(pass.d_out);
+  if (pass.d[X].defined()) args.d_x = output_rows<T>(pass.d[X]);
+  run(cpu::kernels().of<T>().backward, args);
+}
+
+const RegisterKernels registered(at::kCPU, {[](const ForwardPass& pass) {
+                                              AT_DISPATCH_FLOATING_TYPES(pass.to.out.scalar_type(), "rnnkernels", [&] { forward<scalar_t>(pass); });
+                                            },
+                                            [](const BackwardPass& pass) {
+                                              AT_DISPATCH_FLOATING_TYPES(pass.out.scalar_type(), "rnnkernels", [&] { backward<scalar_t>(pass); });
+                                            },
+                                            {},
+                                            {}});
+
+}  // namespace
+
+}  // namespace rnnk

@@ -1,0 +1,132 @@
+// A layer on CUDA: the arguments of csrc/cuda's kernels, a workspace from torch's allocator, cuBLAS on the current stream, and the kernels' errors as
+// exceptions. Nothing here waits for the device.
+#include <ATen/Context.h>
+#include <ATen/Dispatch.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <torch/library.h>
+
+#include "cuda/layer.h"
+#include "torch/cuda_gemm.h"
+#include "torch/device.h"
+#include "torch/ops.h"
+
+namespace rnnk {
+
+namespace {
+
+template <class T>
+struct OnDevice {
+  using Type = T;
+};
+template <>
+struct OnDevice<at::BFloat16> {
+  using Type = __nv_bfloat16;
+};
+template <>
+struct OnDevice<at::Half> {
+  using Type = __half;
+};
+
+template <class Run>
+void dispatch(const Tensor& x, const Run& run) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rnnkernels", [&] { run(typename OnDevice<scalar_t>::Type()); });
+}
+
+void check(cudaError_t error) {
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction || error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetLastError();  // or the next call of somebody else reports it
+    const cudaDeviceProp& card = *at::cuda::getCurrentDeviceProperties();
+    TORCH_CHECK(false, "rnnkernels: this build has no kernel image for ", card.name, " (", cudaGetErrorString(error),
+                "). Build it again with TORCH_CUDA_ARCH_LIST=\"", card.major, ".", card.minor, "\" in the environment; the kernels need 8.0 or more.");
+  }
+  C10_CUDA_CHECK(error);
+}
+
+// torch.nn's layers run in cuDNN and follow its setting, TF32 unless told otherwise. A single step follows that of matmul, which is
+// strict unless told otherwise: so do torch.nn's cells.
+bool allows_tf32(int64_t T) {
+  return T == 1 ? at::globalContext().allowTF32CuBLAS() : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
+}
+
+// Pinned memory lets a copy from the CPU wait for nobody. A graph would read it again at each replay, when it is long gone.
+Tensor lengths_on(const Tensor& x, const Tensor& lengths) {
+  if (!lengths.defined() || lengths.is_cuda()) return lengths.defined() ? lengths.contiguous() : lengths;
+  TORCH_CHECK(c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None,
+              "rnnkernels: a CUDA graph cannot capture lengths on the CPU; move them to ", x.device(), " first");
+  return lengths.contiguous().pin_memory().to(x.device(), at::kLong, /*non_blocking=*/true);
+}
+
+cuda::Steps steps(const Checked& c, const Tensor& lengths) {
+  const Schedule schedule = c.schedule.view();
+  cuda::Steps result{schedule.active, schedule.first, nullptr};
+  point(result.lengths, lengths);
+  return result;
+}
+
+template <class Args>
+using Kernel = cudaError_t(const Args&, const cuda::Gemm&, void*, size_t&, cudaStream_t);
+
+template <class Args>
+void run(Kernel<Args>* kernel, const Args& args, const Tensor& x) {
+  const cudaStream_t stream = at::cuda::getCurrentCUDAStream();
+  CublasProducts products(allows_tf32(args.shape.T));
+  size_t bytes = 0;
+  check(kernel(args, products.gemm(), nullptr, bytes, stream));
+  const Tensor workspace = at::empty({std::max(int64_t(bytes), int64_t(1))}, x.options().dtype(at::kByte));  // null would ask for its size again
+  check(kernel(args, products.gemm(), workspace.mutable_data_ptr(), bytes, stream));
+}
+
+// No row or no unit: nothing to compute, and no grid of zero blocks to launch.
+bool is_empty(const Checked& c) { return c.shape.B == 0 || c.shape.H == 0; }
+
+void forward(const ForwardPass& pass) {
+  const Checked& c = pass.checked;
+  if (is_empty(c)) return;
+  const Tensor& x = c.arguments[X];
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Tensor lengths = lengths_on(x, pass.layer.lengths);
+  dispatch(x, [&](auto type) {
+    cuda::ForwardArgs<decltype(type)> args{};
+    fill(args, pass);
+    args.steps = steps(c, lengths);
+    point(args.x, x);
+    point(args.out, pass.to.out);
+    run<decltype(args)>(&cuda::forward, args, x);
+  });
+}
+
+void backward(const BackwardPass& pass) {
+  const Checked& c = pass.checked;
+  const Tensor& x = c.arguments[X];
+  const c10::cuda::CUDAGuard guard(x.device());
+  if (is_empty(c)) {
+    for (const Tensor& d : pass.d)
+      if (d.defined()) d.zero_();
+    return;
+  }
+  const Tensor lengths = lengths_on(x, pass.layer.lengths);
+  dispatch(x, [&](auto type) {
+    cuda::BackwardArgs<decltype(type)> args{};
+    fill(args, pass);
+    args.steps = steps(c, lengths);
+    point(args.x, x);
+    point(args.out, pass.out);
+    point(args.d_out, pass.d_out);
+    point(args.d_x, pass.d[X]);
+    run<decltype(args)>(&cuda::backward, args, x);
+  });
+}
+
+const std::string toolkit = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+const RegisterKernels registered(at::kCUDA, {&forward, &backward, toolkit, "R0"});
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(rnnkernels, CUDA, m) { register_kernels(m); }
+
+}  // namespace rnnk

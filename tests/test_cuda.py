@@ -1,0 +1,334 @@
+"""What a card adds to the suites of test_cuda_suites.py: moving, precision, dropout, autocast, errors, determinism, memory."""
+
+import copy
+import threading
+
+import pytest
+import torch
+
+import rnnkernels
+from cases import CELLS, Case, Numbers, call_module, call_reference, check, module_results, reference_results
+from conftest import assert_close, needs_cuda
+from rnnkernels import functional
+from test_errors import outcome
+
+pytestmark = [needs_cuda, pytest.mark.usefixtures("on_cuda")]
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = ("padded", "packed", "unsorted", "lengths", "unbatched")
+NAMES = ("LSTM", "GRU", "RNN")
+LOW = (torch.float16, torch.bfloat16)
+
+
+def on_cpu(numbers):
+    move = lambda ts: tuple(t.cpu() for t in ts)
+    return Numbers({k: v.cpu() for k, v in numbers.weights.items()}, numbers.x.cpu(), move(numbers.hx), numbers.lengths, move(numbers.cotangents))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_same_numbers_as_the_cpu(cell, layout):
+    case = Case(cell, T=40, B=9, I=20, H=33, L=2, D=2, layout=layout, P=7 * (cell == "LSTM"))
+    numbers = Numbers.draw(case)
+    card = module_results(case, numbers, rnnkernels)
+    with torch.device("cpu"):
+        cpu = module_results(case, on_cpu(numbers), rnnkernels)
+    for name, value in card.items():
+        assert value.is_cuda
+        assert_close(value.cpu(), cpu[name], name=name)
+
+
+def test_more_steps_than_cudnn_takes():
+    case = Case("GRU", T=70_000, B=1, I=2, H=4)
+    numbers = Numbers.draw(case)
+    module = case.build(rnnkernels)
+    out, _ = module(numbers.x)
+    assert_close(out.cpu(), module.cpu()(numbers.x.cpu())[0])
+
+
+# More tokens than a chunk of the forward or of the backward pass holds, for every layout.
+@pytest.mark.parametrize("layout", LAYOUTS[:4])
+@pytest.mark.parametrize("cell", CELLS)
+def test_several_chunks(cell, layout):
+    check(Case(cell, torch.float32, T=1000, B=70, I=40, H=260, D=2, layout=layout))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_lengths_on_the_card(cell, dtype):
+    """The numbers of the same lengths on the CPU; beyond 0..T the nearest of the two counts."""
+    case = Case(cell, dtype, T=9, B=6, H=40, L=2, D=2, layout="lengths")
+    numbers = Numbers.draw(case)
+    for given, meant in (([3, 9, 0, 1, 5, 9], [3, 9, 0, 1, 5, 9]), ([-4, 12, 3, 2, 1, 10], [0, 9, 3, 2, 1, 9])):
+        numbers.lengths = torch.tensor(given)
+        card = module_results(case, numbers, rnnkernels)
+        numbers.lengths = torch.tensor(meant, device="cpu")
+        for name, value in module_results(case, numbers, rnnkernels).items():
+            assert torch.equal(card[name], value), name
+
+
+@pytest.mark.parametrize("cell", CELLS[:2])
+def test_recompute(cell):
+    for dtype in DTYPES:
+        for layout in LAYOUTS:
+            case = Case(cell, dtype, T=70, B=7, H=33, D=2, layout=layout, P=5 * (cell == "LSTM"))
+            numbers = Numbers.draw(case)
+            theirs, ref = module_results(case, numbers, torch.nn), reference_results(case, numbers)
+            module = case.build(rnnkernels)
+            module.load_state_dict(numbers.weights)
+            module.recompute = True
+            leaves = [numbers.x.requires_grad_(), *(h.requires_grad_() for h in numbers.hx), *module.parameters()]
+            outputs = call_module(module, case, leaves[0], numbers.hx, numbers.lengths)
+            ours = [*outputs, *torch.autograd.grad(outputs, leaves, numbers.cotangents)]
+            for (name, value), result in zip(ref.items(), ours, strict=True):
+                assert_close(result, value, theirs[name], f"{case}: {name}")
+
+
+def test_converted_models_move():
+    model = torch.nn.Sequential(torch.nn.LSTM(5, 6, 2, bidirectional=True)).double().cpu()
+    x = torch.randn(7, 3, 5, dtype=torch.float64, device="cpu")
+    expected = model(x)[0].detach()
+    weights = list(rnnkernels.convert(model).parameters())
+    for device in ("cuda", "cpu", "cuda"):
+        out = model.to(device)(x.to(device))[0]
+        assert out.device.type == device and list(map(id, model.parameters())) == list(map(id, weights))
+        assert_close(out.cpu(), expected)
+    assert_close(rnnkernels.revert(model)(x.cuda())[0].cpu(), expected)
+    duplicate = copy.deepcopy(rnnkernels.convert(model))
+    assert_close(duplicate(x.cuda())[0].cpu(), expected)
+
+
+# float32, and what may round its factors to TF32.
+
+WIDE = Case(dtype=torch.float32, T=20, B=32, I=128, H=256)
+
+
+def error(numbers):
+    """The largest error of ours' output."""
+    ours, ref = module_results(WIDE, numbers, rnnkernels)["out"], reference_results(WIDE, numbers)["out"]
+    return (ours.double() - ref).abs().max().item()
+
+
+def test_tf32_follows_cudnn(monkeypatch):
+    numbers = Numbers.draw(WIDE)
+    strict = error(numbers)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    assert error(numbers) == strict, "the setting for matmul is not ours"
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    rounded = error(numbers)
+    assert rounded > 10 * strict
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    assert error(numbers) == strict
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+    assert error(numbers) == rounded
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:4])
+@pytest.mark.parametrize("cell", CELLS)
+def test_tf32_is_as_close_as_torchs(cell, layout, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    check(Case(cell, torch.float32, T=20, B=32, I=128, H=256, D=2, layout=layout))
+
+
+def test_cells_follow_matmul(monkeypatch):
+    """As torch.nn's cells, which do not run in cuDNN."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    cell = rnnkernels.GRUCell(128, 256)
+    x = torch.randn(32, 128)
+    exact = copy.deepcopy(cell).double()(x.double())
+    error = lambda: (cell(x).double() - exact).abs().max().item()
+    strict = error()
+    assert strict < 2e-6
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    assert error() > 10 * strict
+
+
+@pytest.mark.parametrize("allow", (False, True))
+def test_other_products_keep_their_precision(allow, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allow)
+    a, b = torch.randn(256, 256), torch.randn(256, 256)
+    before = a @ b
+    rnnkernels.LSTM(64, 64)(torch.randn(3, 4, 64))[0].sum().backward()
+    assert torch.equal(a @ b, before)
+
+
+def test_what_is_saved_has_the_fakes_dtypes():
+    x, h, w_ih, w_hh = (torch.randn(*shape).bfloat16() for shape in ((3, 2, 4), (1, 2, 5), (20, 4), (20, 5)))
+    rest = (None,) * 6
+    args = (x, h, h, w_ih, w_hh, None, None, None, None, None, None, None, None, None, None, None, False)
+    torch.library.opcheck(torch.ops.rnnkernels.lstm_train.default, args)
+    _, _, _, gates, cells = torch.ops.rnnkernels.lstm_train(*args)
+    assert gates.dtype is torch.bfloat16 and cells.dtype is torch.float32
+    torch.library.opcheck(torch.ops.rnnkernels.gru.default, (x, h, w_ih[:15], w_hh[:15], None, None, *rest, None, False))
+
+
+@pytest.mark.parametrize("cell", NAMES)
+def test_dropout_draws_torchs_masks(cell):
+    """Those of torch.dropout, as torch.nn's layers do without cuDNN; cuDNN has a generator of its own."""
+    ours, theirs = (getattr(package, cell)(3, 5, 3, dropout=0.4, bidirectional=True, dtype=torch.float64) for package in (rnnkernels, torch.nn))
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    outputs = []
+    with torch.backends.cudnn.flags(enabled=False):
+        for module in (ours, theirs, ours):
+            torch.manual_seed(11)
+            outputs.append(module(x)[0])
+    assert_close(outputs[0], outputs[1].detach())
+    assert torch.equal(outputs[0], outputs[2]) and not torch.equal(ours(x)[0], outputs[0])
+
+
+# Autocast.
+
+
+def flatten(result):
+    return [result] if isinstance(result, torch.Tensor) else sum(map(flatten, result), [])
+
+
+@pytest.mark.parametrize("low", LOW, ids=str)
+@pytest.mark.parametrize("name, options", (*((name, {}) for name in (*NAMES, "LSTMCell", "GRUCell", "RNNCell")), ("LSTM", {"proj_size": 2})), ids=str)
+def test_autocast(name, options, low):
+    ours, theirs = (getattr(package, name)(64, 96, **options) for package in (rnnkernels, torch.nn))
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(*((16,) if "Cell" in name else (10, 16)), 64)
+    exact = flatten(copy.deepcopy(theirs).double()(x.double()))
+    with torch.autocast("cuda", low):
+        a, b = flatten(ours(x)), flatten(theirs(x))
+    assert all(t.dtype is low for t in a)
+    if low is torch.float16 or "Cell" in name:  # rnnkernels/autocast.py says why
+        assert [t.dtype for t in b] == [t.dtype for t in a]
+    for result, other, ref in zip(a, b, exact):
+        assert_close(result, ref, other.to(low))
+    sum(t.float().pow(2).sum() for t in a).backward()
+    assert all(p.grad.dtype is torch.float32 and p.grad.isfinite().all() for p in ours.parameters())
+
+
+def test_autocast_leaves_f64_alone():
+    module, x = rnnkernels.LSTM(5, 6, dtype=torch.float64), torch.randn(4, 3, 5, dtype=torch.float64)
+    with torch.autocast("cuda", torch.float16):
+        out, (h, c) = module(x)
+    assert out.dtype is h.dtype is c.dtype is torch.float64 and torch.equal(out, module(x)[0])
+
+
+# Errors.
+
+MISPLACED = {
+    "x": lambda m, x, hx: (m, (x.cpu(), hx)),
+    "hx": lambda m, x, hx: (m, (x, hx.cpu())),
+    "module": lambda m, x, hx: (m.cpu(), (x, hx)),
+    "x f64": lambda m, x, hx: (m, (x.double(), hx)),
+    "hx f64": lambda m, x, hx: (m, (x, hx.double())),
+    "hx f16": lambda m, x, hx: (m, (x, hx.half())),
+}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_raises_what_torch_raises(name):
+    outcomes = []
+    for package in (rnnkernels, torch.nn):
+        module, args = MISPLACED[name](package.GRU(3, 4), torch.randn(5, 2, 3), torch.randn(1, 2, 4))
+        outcomes.append(outcome(module, args))
+    assert outcomes[0] == outcomes[1] is not None
+
+
+def test_ops_name_the_tensor():
+    x, h, w = torch.randn(5, 2, 3), torch.randn(1, 2, 4), [torch.randn(12, 3), torch.randn(12, 4), torch.randn(12), torch.randn(12)]
+    run = lambda x, h, w, **kw: functional.gru(x, h, w, **kw)
+    for args, words in (((x, h.cpu(), w), "x's device cuda:0, but h0 is on cpu"), ((x, h, [w[0], w[1].cpu(), *w[2:]]), "but w_hh is on cpu"),
+                        ((x.cpu(), h, w), "on the CPU, but h0 is on cuda:0"), ((x, h.double(), w), "one dtype, but h0 is")):
+        with pytest.raises(RuntimeError, match=words):
+            run(*args)
+    with pytest.raises(ValueError, match="lengths must be on the CPU or on input's device cpu"):
+        run(x.cpu(), h.cpu(), [t.cpu() for t in w], lengths=torch.tensor([1, 2]))
+    with pytest.raises(RuntimeError, match="batch_sizes on the CPU"):
+        run(torch.cat([*x]), h, w, batch_sizes=torch.full((5,), 2))
+
+
+def test_the_other_card():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one card")
+    case = Case("LSTM", T=9, B=5, H=33, L=2, D=2, layout="lengths")
+    numbers = Numbers.draw(case)
+    expected = module_results(case, numbers, rnnkernels)
+    with torch.device("cuda:1"):  # while cuda:0 stays current
+        move = lambda ts: tuple(t.to("cuda:1") for t in ts)
+        there = Numbers(numbers.weights, *move((numbers.x,)), move(numbers.hx), numbers.lengths, move(numbers.cotangents))
+        for name, value in module_results(case, there, rnnkernels).items():
+            assert value.device.index == 1
+            assert_close(value.cpu(), expected[name].cpu())
+    with pytest.raises(RuntimeError, match="same device"):
+        rnnkernels.GRU(3, 4)(torch.randn(5, 2, 3), torch.randn(1, 2, 4, device="cuda:1"))
+
+
+# From run to run.
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_same_bits_every_time(cell, dtype):
+    for layout in LAYOUTS[:4]:
+        case = Case(cell, dtype, T=50, B=40, I=70, H=130, L=2, D=2, layout=layout)
+        numbers = Numbers.draw(case)
+        first, second = (module_results(case, numbers, rnnkernels) for _ in range(2))
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def train(module, x):
+    module.zero_grad(set_to_none=True)
+    out, _ = module(x)
+    out.sum().backward()
+
+
+@pytest.mark.parametrize("cell", NAMES)
+def test_memory_does_not_grow(cell):
+    module, x = getattr(rnnkernels, cell)(32, 64, 2, bidirectional=True), torch.randn(50, 8, 32)
+    for _ in range(3):
+        train(module, x)
+    before = torch.cuda.memory_allocated()
+    for _ in range(10):
+        train(module, x)
+    assert torch.cuda.memory_allocated() == before
+
+
+def test_workspace_does_not_grow_with_the_sequence():
+    module = rnnkernels.LSTM(256, 512)
+    extra = []
+    with torch.no_grad():
+        for T in (1000, 4000):
+            x = torch.randn(T, 32, 256)
+            module(x[:1])
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            out, _ = module(x)
+            extra.append(torch.cuda.max_memory_allocated() - before - out.nbytes)
+            del x, out
+    assert extra[1] < 1.2 * extra[0]
+
+
+def test_stepper():
+    """Each step is a call of the module."""
+    for name in NAMES:
+        module, x = getattr(rnnkernels, name)(3, 5, 2, dtype=torch.float64), torch.randn(6, 4, 3, dtype=torch.float64)
+        stepper = rnnkernels.Stepper(module, 4)
+        for x_t, expected in zip(x, module(x)[0].detach()):
+            assert_close(stepper.step(x_t), expected)
+    with pytest.raises(ValueError, match="weight_dtype needs"):
+        rnnkernels.Stepper(rnnkernels.LSTM(3, 5), weight_dtype=torch.bfloat16)
+
+
+def test_two_threads_on_two_streams():
+    module, xs = rnnkernels.LSTM(40, 130, 2, dtype=torch.float64), torch.randn(2, 60, 8, 40, dtype=torch.float64)
+    expected = [module(x)[0].detach() for x in xs]
+    torch.cuda.synchronize()
+    results = [None, None]
+
+    def run(i):
+        with torch.cuda.stream(torch.cuda.Stream()), torch.no_grad():
+            for _ in range(20):
+                results[i] = module(xs[i])[0]
+            torch.cuda.current_stream().synchronize()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(map(torch.equal, results, expected))
