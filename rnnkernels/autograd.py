@@ -60,7 +60,7 @@ def _backward_fake(name):
 
     def fake(*args):
         inputs, needs = args[n_cotangents : n_cotangents + n], args[-1]
-        return tuple(inputs[0].new_empty(i.shape if needs >> k & 1 else 0) for k, i in enumerate(inputs))
+        return tuple(inputs[0].new_empty(i.shape if needs >> k & 1 and i is not None else 0) for k, i in enumerate(inputs))
 
     return fake
 
@@ -73,7 +73,7 @@ def second_derivative(name, needs, cotangents, arguments, d_gradients):
     """
     n, layer = DIFFERENTIABLE[name], getattr(reference, name)
     inputs, rest = arguments[:n], arguments[n:]
-    wanted = [k for k in range(n) if needs >> k & 1 and d_gradients[k] is not None]
+    wanted = [k for k in range(n) if needs >> k & 1 and inputs[k] is not None and d_gradients[k] is not None]
     if not wanted or all(c is None for c in cotangents):
         return [None] * (len(cotangents) + n)
     present = [t is not None for t in (*cotangents, *inputs)]

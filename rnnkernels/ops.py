@@ -1,6 +1,6 @@
 """One recurrent layer, by the fastest way that is open: `lstm`, `gru` and `rnn` with the ops' own signatures.
 
-    compiled code      torch.ops.rnnkernels.*, which Dynamo can trace
+    compiled code      torch.ops.rnnkernels.*, which Dynamo can trace; for torch.onnx ONNX' own operators
     torch.func, jvp    transforms.py: a C++ autograd function has no vmap and no forward-mode rule
     no extension       the reference, with one warning
     otherwise          _C.*, the same ops by a shorter way from Python (torch.ops costs microseconds a call)
@@ -8,7 +8,7 @@
 
 import torch
 
-from . import fallback, reference, transforms
+from . import fallback, onnx, reference, transforms
 from .extension import _C
 
 
@@ -19,7 +19,8 @@ def _choose(name):
 
     def layer(*args):
         if torch.compiler.is_compiling():
-            return op(*args)
+            exports = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+            return onnx.layer(name, *args) if exports else op(*args)
         if transforms.active():
             return transforms.layer(name, *args)
         return fused(*args)
