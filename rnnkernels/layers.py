@@ -107,6 +107,14 @@ class _Fused:
                              f"got {x.dtype} on {x.device.type}")
         return result
 
+    def _load_from_state_dict(self, *args, **kwargs):
+        swaps = torch.__future__.get_swap_module_params_on_conversion()
+        if swaps:  # torch.nn's weak references forbid it; its own _apply drops them in the same way
+            self._flat_weight_refs = []
+        super()._load_from_state_dict(*args, **kwargs)
+        if swaps:
+            self._init_flat_weights()
+
     def _flags(self):
         return self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first
 
