@@ -74,12 +74,12 @@ def verify(problem: Problem, calls: dict[str, Callable], errors: dict[str, float
             errors[name] = max(errors.get(name, 0.0), check(name, problem.point, call(), truth))
 
 
-def interleave(calls: dict[str, Callable], turn: Callable | None = None) -> list[dict[str, float]]:
-    """Seconds a call by `turn` (`take_turn`), for each round and contender. All contenders meet the machine's moods together."""
-    turn = turn or take_turn
+def interleave(calls: dict[str, Callable], turn: Callable | None = None, batch_calls: int | None = None) -> list[dict[str, float]]:
+    """Seconds a call by `turn` (`take_turn`), in batches of `batch_calls` (BATCH_CALLS) at least, for each round and contender. All contenders meet the machine's moods together."""
+    turn, batch_calls = turn or take_turn, batch_calls or BATCH_CALLS
     once = {name: turn(call, 1, awake=False) for name, call in calls.items()}
     slow = max(once.values()) > SLOW_SECONDS
-    batch = {name: 1 if slow else max(BATCH_CALLS, round(BATCH_SECONDS / turn(call, 1))) for name, call in calls.items()}
+    batch = {name: 1 if slow else max(batch_calls, round(BATCH_SECONDS / turn(call, 1))) for name, call in calls.items()}
     at_least = SLOW_ROUNDS if slow else ROUNDS_AT_LEAST
     rounds, names, start = [], list(calls), time.perf_counter()
     while len(rounds) < at_least or (len(rounds) < ROUNDS and time.perf_counter() - start < POINT_SECONDS):

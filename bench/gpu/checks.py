@@ -1,0 +1,111 @@
+"""Is it right on this card: the build, the self-test of ptx.cuh, the tests, the sanitizers. Each runs in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.gpu import card
+
+SELF_TESTS = "tests/cuda_host/*selftest*.cu"  # programs with a main() that tries every wrapper of ptx.cuh on the card
+TESTS = "tests/test_cuda*.py"
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
+OURS_ALONE = "kns=rnnk"  # our kernels' namespace is in their names; other people's would take minutes
+STAMP = card.ROOT / "build" / "bench-gpu.json"  # what the extension in place was built from
+
+BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 300, 180, 90
+TAIL = 3000  # characters of a failure's output that the record keeps
+
+
+def run(command: list, limit: float, **environment: str) -> dict:
+    """An outcome: ok is whether the command succeeded within `limit` seconds; what it said last, if it did not."""
+    start = time.monotonic()
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(card.NVCC).parent), os.environ.get("PATH", "")])
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=card.ROOT,
+                               env=os.environ | {"PATH": path} | environment, start_new_session=True)  # fmt: skip
+    try:
+        said, ok = process.communicate(timeout=max(limit, 1))[0], process.returncode == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)  # a build's compilers, a test's workers
+        said, ok = process.communicate()[0] + f"\nkilled after {limit:.0f} s", False
+    return {"ok": ok, "seconds": round(time.monotonic() - start, 1), "tail": "" if ok else said[-TAIL:]}
+
+
+def skipped(why: str) -> dict:
+    return {"ok": None, "seconds": 0, "tail": why}
+
+
+def build(limit: float) -> dict:
+    """The extension in place, for this card alone unless TORCH_CUDA_ARCH_LIST says otherwise, if it is not there yet."""
+    stamp = {"csrc": card.csrc(), "torch": torch.__version__, "python": sys.version}
+    built = STAMP.exists() and json.loads(STAMP.read_text()) == stamp and any((card.ROOT / "rnnkernels").glob("_C*.so"))
+    outcome = skipped("built before")
+    if not built:
+        capability = torch.cuda.get_device_properties(0)
+        outcome = run([sys.executable, "setup.py", "build_ext", "--inplace"], min(limit, BUILD_SECONDS),
+                      RNNKERNELS_CUDA="1", MAX_JOBS=os.environ.get("MAX_JOBS", str(os.cpu_count())),
+                      TORCH_CUDA_ARCH_LIST=os.environ.get("TORCH_CUDA_ARCH_LIST", f"{capability.major}.{capability.minor}"))  # fmt: skip
+        if not outcome["ok"]:
+            return outcome
+    has_kernels = "import rnnkernels as r; print(r.info()); assert 'cuda' in r.info()['devices'], 'the build has no CUDA kernels'"
+    there = run([sys.executable, "-c", has_kernels], 60)
+    if there["ok"]:
+        STAMP.parent.mkdir(exist_ok=True)
+        STAMP.write_text(json.dumps(stamp))
+    return outcome | {"ok": there["ok"], "tail": there["tail"] or outcome["tail"]}
+
+
+def self_test(limit: float) -> dict:
+    sources = sorted(card.ROOT.glob(SELF_TESTS))
+    if not sources:
+        return skipped(f"there is no {SELF_TESTS}")
+    capability, program = torch.cuda.get_device_properties(0), card.ROOT / "build" / "ptx-self-test"
+    program.parent.mkdir(exist_ok=True)
+    arch = f"-arch=sm_{capability.major}{capability.minor}"
+    compiled = run([card.NVCC, "-O2", "-std=c++17", arch, "-Icsrc", "-o", program, *sources], min(limit, BUILD_SECONDS))
+    return run([program], min(limit, TEST_SECONDS)) if compiled["ok"] else compiled
+
+
+def tests(limit: float) -> dict:
+    files = sorted(card.ROOT.glob(TESTS))
+    if not files:
+        return skipped(f"there is no {TESTS}")
+    report = card.ROOT / "build" / "test_cuda.xml"
+    report.parent.mkdir(exist_ok=True)
+    workers = ["-n", "4"] if importlib.util.find_spec("xdist") else []  # one card, but the references run on cores
+    outcome = run([sys.executable, "-m", "pytest", "-q", "--tb=short", "--maxfail=30", f"--junitxml={report}", *workers, *files],
+                  min(limit, TEST_SECONDS), OMP_NUM_THREADS="4")  # fmt: skip
+    return outcome | (counts(report) if report.exists() else {})
+
+
+def counts(report: Path) -> dict:
+    """How many tests ran, and which failed."""
+    suites = ElementTree.parse(report).getroot().findall("testsuite")
+    failed = [case.get("name") for suite in suites for case in suite.iter("testcase") if {"failure", "error"} & {child.tag for child in case}]
+    total = lambda key: sum(int(suite.get(key, 0)) for suite in suites)
+    return {"tests": total("tests"), "skipped": total("skipped"), "failed": failed}
+
+
+def sanitizer(tool: str) -> Callable[[float], dict]:
+    def check(limit: float) -> dict:
+        program = shutil.which("compute-sanitizer") or Path(card.NVCC).with_name("compute-sanitizer")
+        if not Path(program).exists():
+            return skipped("there is no compute-sanitizer")
+        options = ["--tool", tool, "--kernel-name", OURS_ALONE, "--report-api-errors", "no", "--error-exitcode", "99"]
+        return run([program, *options, sys.executable, "-m", "bench.gpu.short"], min(limit, SANITIZER_SECONDS),
+                   PYTORCH_NO_CUDA_MEMORY_CACHING="1")  # fmt: skip   # or memcheck would not see where a tensor ends
+
+    return check
+
+
+CHECKS: dict[str, Callable[[float], dict]] = {"self-test": self_test, "tests": tests, **{tool: sanitizer(tool) for tool in SANITIZERS}}
