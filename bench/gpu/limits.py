@@ -18,6 +18,7 @@ import torch
 from bench.gpu import card
 
 SOURCES = sorted((card.ROOT / "bench/gpu/limits").iterdir())
+GROUPS = ("memory", "barriers", "clusters", "launches", "tensor_cores")  # of limits/main.cu
 GROUP_SECONDS = 90
 
 # cuBLAS: large square products, and the recurrent product of one step, [B, H] x [H, 4 H], one after the other in a graph.
@@ -35,15 +36,11 @@ def digest() -> str:
 def groups(done: dict, capability: str) -> Iterator[tuple[str, dict]]:
     """Name and figures of each group that is not `done`; a group that fails has the reason in place of figures."""
     is_open = lambda name: "failed" in done.get(name, {"failed": ""})
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "limits"
-        sources = [str(path) for path in SOURCES if path.suffix == ".cu"]
-        built = run([card.NVCC, "-O3", "-std=c++17", f"-arch=sm_{capability.replace('.', '')}", "-o", str(program), *sources], "{}")
-        if "failed" in built:
-            yield "build", built
-        else:
-            names = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
-            yield from ((name, run([str(program), name])) for name in filter(is_open, names))
+    if any(map(is_open, GROUPS)):
+        with tempfile.TemporaryDirectory() as folder:
+            program, sources = f"{folder}/limits", [str(path) for path in SOURCES if path.suffix == ".cu"]
+            built = run([card.NVCC, "-O3", "-std=c++17", f"-arch=sm_{capability.replace('.', '')}", "-o", program, *sources], "{}")
+            yield from ((name, built if "failed" in built else run([program, name])) for name in filter(is_open, GROUPS))
     if is_open("cublas"):
         yield "cublas", run([sys.executable, "-m", "bench.gpu.limits"])
 

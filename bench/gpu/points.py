@@ -34,21 +34,15 @@ def measure(point: Point, contenders: dict) -> dict:
     """The point's entry in the record. `refused` names who raised or was wrong, and why: whoever is wrong is not timed."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = point.dtype == "tf32"
     problems = [draw(point, 1, seed, DEVICE) for seed in range(tensor_sets(point))]
-    calls, refused, errors = {}, {}, {}
+    refused, errors = {}, {}
+    own = {name: attempt(name, refused, lambda: [peer.prepare(p) for p in problems]) for name, peer in contenders.items() if peer.supports(point)}
+    exact = torch_nn.prepare(problems[0].double())
     with evaluation(point):
-        truth = arrays(torch_nn.prepare(problems[0].double())())
-        for name, peer in contenders.items():
-            try:
-                own = [peer.prepare(problem) for problem in problems] if peer.supports(point) else []
-                if own and name != PADDED:
-                    errors[name] = check(name, point, own[0](), truth)
-            except (Mismatch, RuntimeError, ValueError) as error:
-                refused[name] = str(error)[:400]
-                torch.cuda.synchronize()  # raises again where the context is lost
-                own = []
-            if own:
-                calls[name] = rotate(own)
-        del truth
+        truth = arrays(exact())
+        for name in [name for name in own if name not in refused and name != PADDED]:
+            errors[name] = attempt(name, refused, lambda: check(name, point, own[name][0](), truth))
+        calls = {name: rotate(several) for name, several in own.items() if name not in refused}
+        del truth, exact
         torch.cuda.empty_cache()  # float64 took several times what the point needs
         rounds = interleave(calls, turn, batch_calls=1) if calls else []
         result = {**vars(point), "tensor_sets": len(problems), "errors": errors, "refused": refused, "published": published(point)}
@@ -59,6 +53,15 @@ def measure(point: Point, contenders: dict) -> dict:
         else:
             result |= {"seconds": {}, "ratios": {}}
     return result
+
+
+def attempt(name: str, refused: dict, action: Callable):
+    """The action's result; where it raised, None and an entry in `refused`."""
+    try:
+        return action()
+    except (Mismatch, RuntimeError, ValueError) as error:
+        refused[name] = str(error)[:400]
+        torch.cuda.synchronize()  # raises again where the context is lost
 
 
 def tensor_sets(point: Point) -> int:

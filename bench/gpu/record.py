@@ -20,7 +20,7 @@ from bench.report import point_of
 class Record:
     def __init__(self, folder: Path, machine: dict):
         self.path = folder / f"{card.file_name(machine)}.json"
-        self.run = {"suite": "gpu", "machine": machine, "checks": {}, "limits": {}, "points": [], "failures": []}
+        self.run = {"suite": "gpu", "machine": machine, "checks": {}, "limits": {}, "kernels": {}, "points": [], "failures": []}
         if self.path.exists():
             self.adopt(json.loads(self.path.read_text()))
 
@@ -32,7 +32,7 @@ class Record:
             self.run["limits"] = earlier["limits"]
         if same("card", "driver", "torch", "cudnn", "csrc"):
             new["commit"] = old["commit"]
-            for key in ("checks", "points", "failures"):
+            for key in ("checks", "kernels", "points", "failures"):
                 self.run[key] = earlier[key]
 
     def save(self):
@@ -50,6 +50,11 @@ class Record:
 
     def add_limits(self, group: str, figures: dict):
         self.run["limits"][group] = figures
+        self.save()
+
+    def add_kernels(self, found: dict):
+        """Kernels a step by contender, by the point's name."""
+        self.run["kernels"] |= found
         self.save()
 
     def add_point(self, result: dict):

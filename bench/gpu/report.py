@@ -21,7 +21,7 @@ from bench.peers import OURS, PADDED
 from bench.point import CELLS, Bar
 from bench.report import judge, kind, point_of, verdicts
 
-HEAD = "| | T | B | H | cuDNN | torch.nn | ours | ratio | of the model | torch.nn | ours | ratio | padded / ours |"
+HEAD = "| | T | B | H | cuDNN, kernels a step | torch.nn | ours | ratio | of the model | torch.nn | ours | ratio | padded / ours |"
 
 
 def conclude(run: dict, path: Path, console: Console, judging: bool) -> int:
@@ -84,7 +84,7 @@ def markdown(run: dict) -> str:
     parts += ["## Checks", "\n".join("* " + check_line(name, outcome).split("\n")[0][:300] for name, outcome in run["checks"].items())]
     parts += ["## Limits of the card", limits_table(run["limits"])]
     parts += ["## Bars", bars_table(run, BARS), "## Goals of the persistent kernels", bars_table(run, GOALS)]
-    parts += ["## Points", points_table(run["points"]), published_lines()]
+    parts += ["## Points", points_table(run["points"], run["kernels"]), published_lines()]
     if run["failures"]:
         parts += ["## Failures", "\n".join(f"* {point_of(f)}: {f['reason']}" for f in run["failures"])]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -110,15 +110,16 @@ def bars_table(run: dict, bars: tuple[Bar, ...]) -> str:
     return "\n".join(lines)
 
 
-def points_table(results: list[dict]) -> str:
-    """A row a shape: forward, then train."""
+def points_table(results: list[dict], kernels: dict) -> str:
+    """A row a shape: forward, then train; the algorithm that torch.nn should take forward and the kernels that it does take."""
     found = {point_of(r): r for r in results}
     shapes = dict.fromkeys(replace(point, mode="forward") for point in found)
     order = lambda p: (CELLS.index(p.cell), p.packed, p.P > 0, p.L, p.D, p.dtype, p.H, p.B)
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     for shape in sorted(shapes, key=order):
         forward, train = (found.get(replace(shape, mode=mode)) for mode in ("forward", "train"))
-        cells = [title(forward or train), shape.T, shape.B, shape.H, cudnn_algorithm(shape)]
+        cells = [title(forward or train), shape.T, shape.B, shape.H]
+        cells.append(cudnn_algorithm(shape) + "".join(f" {n:.1f}" for name, n in kernels.get(str(shape), {}).items() if name == "torch"))
         cells += [a_step(forward, "torch"), a_step(forward, OURS), ratio(forward, "torch"), share(forward)] if forward else [""] * 4
         cells += [a_step(train, "torch"), a_step(train, OURS), ratio(train, "torch"), ratio(train, PADDED)] if train else [""] * 4
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.gpu import card, checks, grid, limits, report
+from bench.gpu import card, checks, grid, kernels, limits, report
 from bench.gpu.record import Record
 from bench.point import Point
 
+KERNELS_SECONDS = 60
 SILENCE = 90  # seconds without a word, after which the process that measures is taken for hung
 
 
@@ -58,6 +59,9 @@ class Run:
         for name, check in checks.CHECKS.items():
             if self.record.passed("build"):
                 self.check(name, check)
+        unknown = [point for point in grid.SUITE.points if str(point) not in self.record.run["kernels"]]
+        if unknown and self.left() > 0:
+            self.record.add_kernels(dict(kernels.measured(unknown, min(self.left(), KERNELS_SECONDS))))
 
     def check(self, name: str, check, again: bool = False):
         if (self.record.passed(name) and not again) or self.left() <= 0:
