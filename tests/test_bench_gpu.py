@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench import __main__ as cli
 from bench import timing
-from bench.gpu import card, checks, grid, kernels, limits, points, report, stages
+from bench.gpu import card, checks, grid, kernels, limits, points, report, short, stages
 from bench.gpu.known import FLOOR_US, cudnn_algorithm, floor_us, published
 from bench.gpu.record import Record
 from bench.peers import OURS
@@ -275,6 +275,10 @@ def test_all_stages(tmp_path, monkeypatch, session, capsys):
 def test_a_check_that_hangs_is_killed():
     outcome = checks.run([sys.executable, "-c", "print('working', flush=True); import time; time.sleep(60)"], 1)
     assert outcome["ok"] is False and "working" in outcome["tail"] and "killed after 1 s" in outcome["tail"] and outcome["seconds"] < 10
+
+
+def test_what_the_sanitizers_run():
+    assert short.main("cpu") == 0 and short.main("xpu") == 1
 
 
 def test_counts_of_a_test_run(tmp_path):

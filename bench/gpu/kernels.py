@@ -28,13 +28,13 @@ LENGTHS = (8, 16)  # of sequences: the difference leaves the steps alone
 
 def measured(points: list[Point], limit: float) -> Iterator[tuple[str, dict[str, float]]]:
     """As many of the points as `limit` seconds allow, by their names."""
-    options = {"capture_output": True, "text": True, "cwd": card.ROOT, "timeout": limit}
+    request = json.dumps([asdict(point) for point in points]).encode()
     try:
-        said = subprocess.run(COMMAND, input=json.dumps([asdict(point) for point in points]), **options).stdout
+        said = subprocess.run(COMMAND, input=request, stdout=subprocess.PIPE, cwd=card.ROOT, timeout=limit).stdout
     except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode()
+        said = error.stdout or b""
     for line in said.splitlines(keepends=True):
-        if line.endswith("}\n"):  # the last one may be cut off
+        if line.endswith(b"}\n"):  # the last one may be cut off
             answer = json.loads(line)
             yield answer["point"], answer["kernels"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import isfinite
 
 import rnnkernels
 import torch
@@ -22,15 +23,14 @@ POINTS = (
 )
 
 
-def main() -> int:
-    if "cuda" not in rnnkernels.info()["devices"]:
-        print("rnnkernels was built without CUDA")
+def main(device: str = "cuda") -> int:
+    if device not in rnnkernels.info()["devices"]:
+        print(f"rnnkernels has no kernels for {device}")
         return 1
     for point in POINTS:
-        call = ours.prepare(draw(point, 1, device="cuda"))
+        call = ours.prepare(draw(point, 1, device=device))
         with torch.inference_mode(point.mode != "train"):
-            finite = all(bool(array.isfinite().all()) for array in arrays(call()))
-        torch.cuda.synchronize()
+            finite = all(isfinite(float(abs(array).max())) for array in arrays(call()))
         if not finite:
             print(f"{point}: NaN or infinity")
             return 1
