@@ -28,7 +28,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", type=int, metavar="T", help="only these numbers of time steps")
     parser.add_argument("--batch", nargs="+", type=int, metavar="B")
     parser.add_argument("--hidden", nargs="+", type=int, metavar="H")
-    parser.add_argument("--dtype", choices=[dtype for dtype in TOLERANCE if hasattr(torch, dtype)], help="measure every point in this one instead of its own")
+    dtypes = [dtype for dtype in TOLERANCE if hasattr(torch, dtype)]
+    parser.add_argument("--dtype", choices=dtypes, help="measure every point in this one instead of its own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for every contender")
     parser.add_argument("--peers", nargs="+", choices=peers.PEERS, help="default: all that are installed")
     parser.add_argument("--out", type=Path, help="the JSON; a PNG goes beside it (bench/out/SUITE.json). gpu: a folder (bench/results/gpu)")

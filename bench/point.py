@@ -1,6 +1,7 @@
 """What can be measured: a point, the bars it must clear, and a suite of both.
 
-Shape letters are the library's: T steps, B batch, H hidden, P projection, L layers, D directions; the input is as wide as the hidden state (I = H).
+Shape letters are the library's: T steps, B batch, H hidden, P projection, L layers, D directions; the input is as wide
+as the hidden state (I = H).
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ class Point:
 
     def __str__(self) -> str:
         words = [self.cell, self.mode, f"T{self.T}", f"B{self.B}", f"H{self.H}"]
-        words += [f"P{self.P}"] * (self.P > 0) + [f"L{self.L}"] * (self.L > 1) + ["bidirectional"] * (self.D > 1) + ["packed"] * self.packed
+        words += (
+            [f"P{self.P}"] * (self.P > 0)
+            + [f"L{self.L}"] * (self.L > 1)
+            + ["bidirectional"] * (self.D > 1)
+            + ["packed"] * self.packed
+        )
         words += [self.dtype] * (self.dtype != "float32") + ["recompute"] * self.recompute
         words += [f"{self.threads} thread"] * (self.threads is not None)
         return " ".join(words)
@@ -61,8 +67,9 @@ class Point:
 class Bar:
     """The least figure of each point that `where` picks, or of their geometric mean.
 
-    against  a contender's name, a source of a published time (bench/gpu/known.py), or "best" for the quickest peer of each point:
-             its time / ours. "bound": the share of the machine's limit that ours reaches, see bench/roofline.py, bench/gpu/known.py
+    against  a contender's name, a source of a published time (bench/gpu/known.py), or "best" for the quickest peer of
+             each point: its time / ours.
+             "bound": the share of the machine's limit that ours reaches, see bench/roofline.py and bench/gpu/known.py
     """
 
     name: str

@@ -29,7 +29,7 @@ def describe() -> dict:
     card = torch.cuda.get_device_properties(0)
     return {
         "card": card.name,
-        "capability": f"{card.major}.{card.minor}",
+        "capability": capability(),
         "processors": card.multi_processor_count,
         "l2_bytes": card.L2_cache_size,
         "memory_bytes": card.total_memory,
@@ -42,6 +42,10 @@ def describe() -> dict:
         "csrc": csrc(),
         "commit": None,  # a copied tree has no history: bench.gpu.report fills it in where there is one
     }
+
+
+def capability() -> str:
+    return "{}.{}".format(*torch.cuda.get_device_capability(0))
 
 
 def cudnn_version() -> tuple[int, int, int]:
@@ -71,6 +75,11 @@ def digest(*paths: Path) -> str:
     return sha.hexdigest()[:12]
 
 
+def arch(capability: str) -> str:
+    """The card as nvcc names it."""
+    return "sm_" + capability.replace(".", "")
+
+
 def file_name(machine: dict) -> str:
     """The card's name as a file's, without an end."""
     return re.sub(r"[^a-z0-9]+", "-", machine["card"].lower()).strip("-")
@@ -80,4 +89,5 @@ def line(machine: dict) -> str:
     """One line for the table's head."""
     versions = f"torch {machine['torch']}, CUDA {machine['cuda']}, cuDNN {machine['cudnn']}, driver {machine['driver']}"
     source = machine["commit"] or f"csrc {machine['csrc']}"
-    return f"{machine['card']}, sm_{machine['capability'].replace('.', '')}, {machine['processors']} multiprocessors; {versions}; rnnkernels {source}"
+    chip = f"{machine['card']}, {arch(machine['capability'])}, {machine['processors']} multiprocessors"
+    return f"{chip}; {versions}; rnnkernels {source}"

@@ -1,4 +1,4 @@
-"""Is it right on this card: the build, the self-test of ptx.cuh, the tests, the sanitizers. Each runs in a process of its own."""
+"""Is it right on this card: the build, ptx.cuh's self-test, the tests, the sanitizers. Each is a process of its own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ SELF_TESTS = "tests/cuda_host/*selftest*.cu"  # programs with a main() that trie
 TESTS = "tests/test_cuda*.py"
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 OURS_ALONE = "kns=rnnk"  # our kernels' namespace is in their names; other people's would take minutes
+HAS_KERNELS = "import rnnkernels as r; assert 'cuda' in r.info()['devices'], f'no CUDA kernels: {r.info()}'"
 STAMP = card.ROOT / "build" / "bench-gpu.json"  # what the extension in place was built from
 
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 300, 180, 120
@@ -31,8 +32,15 @@ def run(command: list, limit: float, **environment: str) -> dict:
     """An outcome: ok is whether the command succeeded within `limit` seconds; what it said last, if it did not."""
     start = time.monotonic()
     path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(card.NVCC).parent), os.environ.get("PATH", "")])
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=card.ROOT,
-                               env=os.environ | {"PATH": path} | environment, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=card.ROOT,
+        env=os.environ | {"PATH": path} | environment,
+        start_new_session=True,
+    )
     try:
         said, ok = process.communicate(timeout=max(limit, 1))[0], process.returncode == 0
     except subprocess.TimeoutExpired:
@@ -46,19 +54,17 @@ def skipped(why: str) -> dict:
 
 
 def build(limit: float) -> dict:
-    """The extension in place, for this card alone unless TORCH_CUDA_ARCH_LIST says otherwise, if it is not there yet."""
+    """The extension in place, if it is not there yet; for this card alone, unless TORCH_CUDA_ARCH_LIST is set."""
     stamp = {"csrc": card.csrc(), "torch": torch.__version__, "python": sys.version}
     built = STAMP.exists() and json.loads(STAMP.read_text()) == stamp and any((card.ROOT / "rnnkernels").glob("_C*.so"))
     outcome = skipped("built before")
     if not built:
-        capability = torch.cuda.get_device_properties(0)
         outcome = run([sys.executable, "setup.py", "build_ext", "--inplace"], min(limit, BUILD_SECONDS),
                       RNNKERNELS_CUDA="1", MAX_JOBS=os.environ.get("MAX_JOBS", str(os.cpu_count())),
-                      TORCH_CUDA_ARCH_LIST=os.environ.get("TORCH_CUDA_ARCH_LIST", f"{capability.major}.{capability.minor}"))  # fmt: skip
+                      TORCH_CUDA_ARCH_LIST=os.environ.get("TORCH_CUDA_ARCH_LIST", card.capability()))  # fmt: skip
         if not outcome["ok"]:
             return outcome
-    has_kernels = "import rnnkernels as r; print(r.info()); assert 'cuda' in r.info()['devices'], 'the build has no CUDA kernels'"
-    there = run([sys.executable, "-c", has_kernels], 60)
+    there = run([sys.executable, "-c", HAS_KERNELS], 60)
     if there["ok"]:
         STAMP.parent.mkdir(exist_ok=True)
         STAMP.write_text(json.dumps(stamp))
@@ -69,10 +75,10 @@ def self_test(limit: float) -> dict:
     sources = sorted(card.ROOT.glob(SELF_TESTS))
     if not sources:
         return skipped(f"there is no {SELF_TESTS}")
-    capability, program = torch.cuda.get_device_properties(0), card.ROOT / "build" / "ptx-self-test"
+    program = card.ROOT / "build" / "ptx-self-test"
     program.parent.mkdir(exist_ok=True)
-    arch = f"-arch=sm_{capability.major}{capability.minor}"
-    compiled = run([card.NVCC, "-O2", "-std=c++17", arch, "-Icsrc", "-o", program, *sources], min(limit, BUILD_SECONDS))
+    options = ["-O2", "-std=c++17", "-arch=" + card.arch(card.capability()), "-Icsrc"]
+    compiled = run([card.NVCC, *options, "-o", program, *sources], min(limit, BUILD_SECONDS))
     return run([program], min(limit, TEST_SECONDS)) if compiled["ok"] else compiled
 
 
@@ -83,15 +89,17 @@ def tests(limit: float) -> dict:
     report = card.ROOT / "build" / "test_cuda.xml"
     report.parent.mkdir(exist_ok=True)
     workers = ["-n", "4"] if importlib.util.find_spec("xdist") else []  # one card, but the references run on cores
-    outcome = run([sys.executable, "-m", "pytest", "-q", "--tb=short", "--maxfail=30", f"--junitxml={report}", *workers, *files],
-                  min(limit, TEST_SECONDS), OMP_NUM_THREADS="4")  # fmt: skip
+    options = ["-q", "--tb=short", "--maxfail=30", f"--junitxml={report}", *workers]
+    limit = min(limit, TEST_SECONDS)
+    outcome = run([sys.executable, "-m", "pytest", *options, *files], limit, OMP_NUM_THREADS="4")
     return outcome | (counts(report) if report.exists() else {})
 
 
 def counts(report: Path) -> dict:
     """How many tests ran, and which failed."""
     suites = ElementTree.parse(report).getroot().findall("testsuite")
-    failed = [case.get("name") for suite in suites for case in suite.iter("testcase") if {"failure", "error"} & {child.tag for child in case}]
+    cases = [case for suite in suites for case in suite.iter("testcase")]
+    failed = [case.get("name") for case in cases if {"failure", "error"} & {child.tag for child in case}]
     total = lambda key: sum(int(suite.get(key, 0)) for suite in suites)
     return {"tests": total("tests"), "skipped": total("skipped"), "failed": failed}
 
@@ -102,10 +110,15 @@ def sanitizer(tool: str) -> Callable[[float], dict]:
         if not Path(program).exists():
             return skipped("there is no compute-sanitizer")
         options = ["--tool", tool, "--kernel-name", OURS_ALONE, "--report-api-errors", "no", "--error-exitcode", "99"]
-        return run([program, *options, sys.executable, "-m", "bench.gpu.short"], min(limit, SANITIZER_SECONDS),
-                   PYTORCH_NO_CUDA_MEMORY_CACHING="1")  # fmt: skip   # or memcheck would not see where a tensor ends
+        command = [program, *options, sys.executable, "-m", "bench.gpu.short"]
+        # Each tensor an allocation of its own, or memcheck would not see where it ends.
+        return run(command, min(limit, SANITIZER_SECONDS), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
     return check
 
 
-CHECKS: dict[str, Callable[[float], dict]] = {"self-test": self_test, "tests": tests, **{tool: sanitizer(tool) for tool in SANITIZERS}}
+CHECKS: dict[str, Callable[[float], dict]] = {
+    "self-test": self_test,
+    "tests": tests,
+    **{tool: sanitizer(tool) for tool in SANITIZERS},
+}

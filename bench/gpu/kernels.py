@@ -1,5 +1,6 @@
-"""How many kernels a step costs: whether cuDNN took a persistent algorithm is seen, not believed. In a process of its own, because
-CUDA's profiler slows down what comes after it.
+"""How many kernels a step costs: whether cuDNN took a persistent algorithm is seen, not believed.
+
+In a process of its own, because CUDA's profiler slows down what comes after it.
 
 python -m bench.gpu.kernels < POINTS    answers a JSON object a line: the point, and kernels a step by contender
 """

@@ -21,7 +21,7 @@ SOURCES = sorted((card.ROOT / "bench/gpu/limits").iterdir())
 GROUPS = ("memory", "barriers", "clusters", "launches", "tensor_cores")  # of limits/main.cu
 GROUP_SECONDS = 90
 
-# cuBLAS: large square products, and the recurrent product of one step, [B, H] x [H, 4 H], one after the other in a graph.
+# cuBLAS: large square products, and the recurrent product of a step, [B, H] x [H, 4 H], one after the other in a graph.
 LARGE = {"bfloat16": 8192, "float16": 8192, "tf32": 8192, "float32": 8192, "float64": 4096}
 STEP_SHAPES = ((1, 512), (16, 512), (64, 512), (64, 1024), (128, 1024), (256, 1024))
 STEP_DTYPES = ("bfloat16", "tf32", "float32")
@@ -39,8 +39,10 @@ def groups(done: dict, capability: str) -> Iterator[tuple[str, dict]]:
     if any(map(is_open, GROUPS)):
         with tempfile.TemporaryDirectory() as folder:
             program, sources = f"{folder}/limits", [str(path) for path in SOURCES if path.suffix == ".cu"]
-            built = run([card.NVCC, "-O3", "-std=c++17", f"-arch=sm_{capability.replace('.', '')}", "-o", program, *sources], "{}")
-            yield from ((name, built if "failed" in built else run([program, name])) for name in filter(is_open, GROUPS))
+            options = ["-O3", "-std=c++17", "-arch=" + card.arch(capability), "-o", program]
+            built = run([card.NVCC, *options, *sources], answer="{}")
+            for name in filter(is_open, GROUPS):
+                yield name, built if "failed" in built else run([program, name])
     if is_open("cublas"):
         yield "cublas", run([sys.executable, "-m", "bench.gpu.limits"])
 
@@ -71,7 +73,8 @@ def cublas() -> dict[str, float]:
 def matrices(dtype: str, m: int, k: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
     own = getattr(torch, "float32" if dtype == "tf32" else dtype)
-    return torch.randn(m, k, device="cuda").to(own), torch.randn(n, k, device="cuda").to(own).T  # as a layer's weights lie
+    a, b = (torch.randn(rows, k, device="cuda").to(own) for rows in (m, n))
+    return a, b.T  # as a layer's weights lie
 
 
 def in_graph(call):

@@ -1,4 +1,4 @@
-"""One picture of a card: how many times as long as ours torch.nn takes, and how close ours comes to the model's line."""
+"""One picture of a card: how many times as long as ours torch.nn takes, and how far ours is from the model's line."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def draw(run: dict, path: Path):
         for axis, mode in zip(row, ("forward", "train")):
             ratios(axis, f"{cell} {mode}", [r for r in own if r["mode"] == mode])
         steps(row[2], cell, [r for r in own if r["mode"] == "forward" and plain(point_of(r))])
-    handles = [plt.Line2D([], [], color=colour, marker="o", linestyle="", label=dtype) for dtype, colour in COLOUR.items()]
-    handles += [plt.Line2D([], [], color="black", marker=mark, linestyle="", fillstyle="none", label=what) for what, mark in MARK.items()]
+    key = lambda label, marker, **looks: plt.Line2D([], [], linestyle="", label=label, marker=marker, **looks)
+    handles = [key(dtype, "o", color=colour) for dtype, colour in COLOUR.items()]
+    handles += [key(what, mark, color="black", fillstyle="none") for what, mark in MARK.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     figure.suptitle(f"torch.nn's time / ours: rnnkernels is faster above 1x\n{card.line(run['machine'])}", fontsize=9)
     figure.savefig(path, dpi=120)
@@ -38,7 +39,8 @@ def draw(run: dict, path: Path):
 
 
 def kind(result: dict) -> str:
-    flags = {"packed": result["packed"], "projected": result["P"] > 0, "two directions": result["D"] > 1, "layers": result["L"] > 1}
+    point = point_of(result)
+    flags = {"packed": point.packed, "projected": point.P, "two directions": point.D > 1, "layers": point.L > 1}
     return next((name for name, is_so in flags.items() if is_so), "plain")
 
 
@@ -51,7 +53,7 @@ def ratios(axis, title: str, results: list[dict]):
     for result in results:
         if "torch" in result["ratios"]:
             ratio = result["ratios"]["torch"]
-            axis.plot(place(result, results), ratio["median"], marker=MARK[kind(result)], markersize=5, color=COLOUR[result["dtype"]], alpha=0.8)
+            axis.plot(place(result, results), ratio["median"], marker=MARK[kind(result)], **style(result))
 
 
 def steps(axis, cell: str, results: list[dict]):
@@ -63,12 +65,16 @@ def steps(axis, cell: str, results: list[dict]):
         for name, fill in ((OURS, "full"), ("torch", "none")):
             if name in result["seconds"]:
                 step = result["seconds"][name]["median"] / result["T"] * 1e6
-                axis.plot(place(result, results), step, marker="o", markersize=5, color=COLOUR[result["dtype"]], fillstyle=fill, alpha=0.8)
+                axis.plot(place(result, results), step, marker="o", fillstyle=fill, **style(result))
     sizes = widths(results)
     line = [(sizes.index(H), us) for H, us in FLOOR_US.items() if H in sizes and cell == "LSTM"]
     if line:
         axis.plot(*zip(*line), color="black", linewidth=1, linestyle="--", label="model, 8 rows, 16 bits")
         axis.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def style(result: dict) -> dict:
+    return {"markersize": 5, "color": COLOUR[result["dtype"]], "alpha": 0.8}
 
 
 def widths(results: list[dict]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Checks and times points on the card, in a process of its own: what breaks CUDA's context breaks this process and no other.
+"""Checks and times points on the card, in a process of its own: what breaks CUDA's context breaks no other.
 
 python -m bench.gpu.points < POINTS    a JSON array of points; answers a JSON object a line:
     {"begin": index}     a point is begun
@@ -23,7 +23,7 @@ from bench.gpu.known import floor_us, published
 from bench.peers import OURS, PADDED
 from bench.peers import torch as torch_nn
 from bench.point import Point
-from bench.problem import Mismatch, arrays, check, draw
+from bench.problem import Mismatch, Problem, arrays, check, draw
 from bench.timing import evaluation, interleave, spread, summary
 
 DEVICE = "cuda"
@@ -31,28 +31,32 @@ MOST_SETS = 8  # of tensors that a contender's calls go through in turn, so that
 
 
 def measure(point: Point, contenders: dict) -> dict:
-    """The point's entry in the record. `refused` names who raised or was wrong, and why: whoever is wrong is not timed."""
+    """The point's entry in the record. `refused` names who raised or was wrong, and why; they are not timed."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = point.dtype == "tf32"
     problems = [draw(point, 1, seed, DEVICE) for seed in range(tensor_sets(point))]
-    refused, errors = {}, {}
-    own = {name: attempt(name, refused, lambda: [peer.prepare(p) for p in problems]) for name, peer in contenders.items() if peer.supports(point)}
-    exact = torch_nn.prepare(problems[0].double())
+    result = {**vars(point), "tensor_sets": len(problems), "published": published(point), "seconds": {}, "ratios": {}}
+    refused = result["refused"] = {}
+    own = {
+        name: attempt(name, refused, lambda: [peer.prepare(problem) for problem in problems])
+        for name, peer in contenders.items()
+        if peer.supports(point)
+    }
     with evaluation(point):
-        truth = arrays(exact())
-        for name in [name for name in own if name not in refused and name != PADDED]:
-            errors[name] = attempt(name, refused, lambda: check(name, point, own[name][0](), truth))
-        calls = {name: rotate(several) for name, several in own.items() if name not in refused}
-        del truth, exact
+        result["errors"] = verify(problems[0], {name: calls[0] for name, calls in own.items() if calls}, refused)
         torch.cuda.empty_cache()  # float64 took several times what the point needs
-        rounds = interleave(calls, turn, batch_calls=1) if calls else []
-        result = {**vars(point), "tensor_sets": len(problems), "errors": errors, "refused": refused, "published": published(point)}
-        if rounds:
-            result |= summary(rounds)
+        calls = {name: rotate(calls) for name, calls in own.items() if name not in refused}
+        if calls:
+            result |= summary(interleave(calls, turn, batch_calls=1))
             result["host_seconds"] = {name: enqueuing(call) for name, call in calls.items()}
             result["bound"] = bound(point, problems, result)
-        else:
-            result |= {"seconds": {}, "ratios": {}}
     return result
+
+
+def verify(problem: Problem, calls: dict[str, Callable], refused: dict) -> dict[str, float | None]:
+    """The worst error of each, against torch.nn in float64 on the card."""
+    truth = arrays(torch_nn.prepare(problem.double())())
+    compare = lambda name: attempt(name, refused, lambda: check(name, problem.point, calls[name](), truth))
+    return {name: compare(name) for name in calls if name != PADDED}
 
 
 def attempt(name: str, refused: dict, action: Callable):
@@ -66,8 +70,9 @@ def attempt(name: str, refused: dict, action: Callable):
 
 def tensor_sets(point: Point) -> int:
     """As many as are twice the L2 together; a long sequence alone is more."""
-    tensors = 2 + (point.mode == "train")  # x, the output, and its gradient
-    one = tensors * point.T * point.B * point.H * point.D * torch.empty((), dtype=getattr(torch, point.storage)).element_size()
+    tensors = 3 if point.mode == "train" else 2  # x, the output, its gradient
+    elements = tensors * point.T * point.B * point.H * point.D
+    one = elements * getattr(torch, point.storage).itemsize
     return min(MOST_SETS, 1 + 2 * torch.cuda.get_device_properties(0).L2_cache_size // one)
 
 
@@ -111,11 +116,12 @@ def bound(point: Point, problems: list, result: dict) -> dict | None:
     product_seconds = spread([r["product"] for r in interleave({"product": product}, turn)])["median"]
     seconds = step * 1e-6 * point.T
     recurrent = result["seconds"][OURS]["median"] - product_seconds
-    return {"kind": "model", "seconds": seconds, "product_seconds": product_seconds, "share": seconds / recurrent if recurrent > 0 else 1.0}
+    share = seconds / recurrent if recurrent > 0 else 1.0
+    return {"kind": "model", "seconds": seconds, "product_seconds": product_seconds, "share": share}
 
 
 def contenders() -> dict:
-    """torch.nn, and ours where it has kernels for a card: elsewhere it would hand the call to torch.nn and measure nothing."""
+    """torch.nn, and ours where it has kernels for a card: else it would hand the call to torch.nn."""
     import rnnkernels
 
     loaded = peers.load(("torch", PADDED))
@@ -131,7 +137,7 @@ def main():
         say(begin=index)
         try:
             say(result=measure(Point(**fields), rivals))
-        except Exception as error:  # a person is not at hand, and the minutes are: go on with the next one
+        except Exception as error:  # nobody is there to mend it, and the minutes run: on with the next one
             say(failure=f"{type(error).__name__}: {error}"[:400])
             torch.cuda.synchronize()  # ends the process where the context is lost
         torch.cuda.empty_cache()

@@ -1,7 +1,7 @@
 """All that is known of one card, in one JSON, written after every point.
 
-A record goes on where an earlier run was cut off. Points and checks belong to a digest of csrc: those of another one are measured
-anew. Limits belong to the driver and to the program that measures them.
+A record goes on where an earlier run was cut off. Points and checks belong to a digest of csrc: those of another one
+are measured anew. Limits belong to the driver and to the program that measures them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from bench.report import point_of
 class Record:
     def __init__(self, folder: Path, machine: dict):
         self.path = folder / f"{card.file_name(machine)}.json"
-        self.run = {"suite": "gpu", "machine": machine, "checks": {}, "limits": {}, "kernels": {}, "points": [], "failures": []}
+        self.run = {"suite": "gpu", "machine": machine, "checks": {}, "limits": {}, "kernels": {}}
+        self.run |= {"points": [], "failures": []}
         if self.path.exists():
             self.adopt(json.loads(self.path.read_text()))
 
@@ -73,7 +74,7 @@ class Record:
             self.run[key] = [r for r in self.run[key] if point_of(r) != point]
 
     def open_points(self, points: Iterable[Point], ours: bool) -> list[Point]:
-        """Those without a figure of torch.nn or, if `ours` can be measured, of ours; whatever failed before comes last."""
+        """Those without a figure of torch.nn, or of ours if that can be measured; whatever failed before comes last."""
         done = {point_of(r) for r in self.run["points"] if not r["refused"] and (OURS in r["seconds"] or not ours)}
         failed = {point_of(r) for r in (*self.run["failures"], *(r for r in self.run["points"] if r["refused"]))}
         return sorted((p for p in points if p not in done), key=lambda p: p in failed)

@@ -1,6 +1,7 @@
 """What is known of a card, for people: a line a point, the bars, Markdown and a plot beside the JSON.
 
-python -m bench.gpu.report bench/results/gpu/CARD.json    writes CARD.md and CARD.png again, and the commit into the record if csrc is that of this tree
+python -m bench.gpu.report bench/results/gpu/CARD.json    writes CARD.md and CARD.png again. The record gets this tree's
+commit where csrc is the same.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from statistics import geometric_mean
 
 from rich.console import Console
 
@@ -21,11 +21,11 @@ from bench.peers import OURS, PADDED
 from bench.point import CELLS, Bar
 from bench.report import judge, kind, point_of, verdicts
 
-HEAD = "| | T | B | H | cuDNN, kernels a step | torch.nn | ours | ratio | of the model | torch.nn | ours | ratio | padded / ours |"
+HEAD = "| | T | B | H | cuDNN, kernels a step | torch.nn | ours | ratio | model | torch.nn | ours | ratio | padded |"
 
 
 def conclude(run: dict, path: Path, console: Console, judging: bool) -> int:
-    """Writes what people read; with `judging`, prints every bar and returns 1 where one of R0's is missed or cannot be judged."""
+    """Writes what people read; `judging` prints every bar, and 1 is returned where one of R0's is missed or unknown."""
     path.with_suffix(".md").write_text(markdown(run))
     wrote = [path, path.with_suffix(".md")]
     try:
@@ -36,13 +36,16 @@ def conclude(run: dict, path: Path, console: Console, judging: bool) -> int:
     except ImportError as error:
         console.print(f"no plot: {error}", markup=False)
     console.print("wrote", *map(str, wrote))
-    if not judging:
-        return 0
-    console.print("", "Goals of the persistent kernels:", *map(str, verdicts(run, GOALS)), "", "Bars:", *map(str, verdicts(run, BARS)), sep="\n")
-    unmet = [name for name, outcome in run["checks"].items() if outcome["ok"] is False]
-    if unmet:
-        console.print("failed checks: " + ", ".join(unmet), style="bold red")
-    return int(bool(unmet) or any(v.word in ("FAIL", "unknown") for v in verdicts(run, BARS)) or not run["points"])
+    return judge_all(run, console) if judging else 0
+
+
+def judge_all(run: dict, console: Console) -> int:
+    goals, bars = verdicts(run, GOALS), verdicts(run, BARS)
+    console.print("", "Goals of the persistent kernels:", *map(str, goals), "", "Bars:", *map(str, bars), sep="\n")
+    failed = [name for name, outcome in run["checks"].items() if outcome["ok"] is False]
+    if failed:
+        console.print("failed checks: " + ", ".join(failed), style="bold red")
+    return int(bool(failed) or not bars or any(verdict.word in ("FAIL", "unknown") for verdict in bars))
 
 
 def a_step(result: dict, name: str) -> str:
@@ -69,22 +72,27 @@ def line(result: dict) -> str:
     """One point in one line, for the log of a run."""
     words = [f"{kind(result)} T{result['T']} B{result['B']} H{result['H']}".ljust(58)]
     words += [f"{name} {a_step(result, name)} us a step" for name in ("torch", OURS) if a_step(result, name)]
-    words += [f"{name} / ours {ratio(result, name)}" for name in result["ratios"]] + [f"{share(result)} of the model"] * bool(share(result))
+    words += [f"{name} / ours {ratio(result, name)}" for name in result["ratios"]]
+    words += [f"{share(result)} of the model"] * bool(share(result))
     return "  ".join(words + [f"{name}: {why}" for name, why in result["refused"].items()])
 
 
 def check_line(name: str, outcome: dict) -> str:
-    word = {True: "passed", False: "FAILED", None: "skipped"}[outcome["ok"]]
-    count = f" of {outcome['tests']} tests, {outcome['skipped']} skipped, failed: {', '.join(outcome['failed']) or 'none'}" if "tests" in outcome else ""
-    return f"{name}: {word}{count} ({outcome['seconds']} s) {outcome['tail']}".rstrip()
+    words = [f"{name}:", {True: "passed", False: "FAILED", None: "skipped"}[outcome["ok"]]]
+    if "tests" in outcome:
+        failed = ", ".join(outcome["failed"]) or "none"
+        words.append(f"of {outcome['tests']} tests, {outcome['skipped']} skipped, failed: {failed}")
+    return " ".join([*words, f"({outcome['seconds']} s)", outcome["tail"]]).rstrip()
 
 
 def markdown(run: dict) -> str:
-    parts = [f"# {card.line(run['machine'])}", "Written by `python -m bench --suite gpu`; microseconds a step, medians between CUDA events."]
-    parts += ["## Checks", "\n".join("* " + check_line(name, outcome).split("\n")[0][:300] for name, outcome in run["checks"].items())]
+    said = [check_line(name, outcome).split("\n")[0][:300] for name, outcome in run["checks"].items()]
+    parts = [f"# {card.line(run['machine'])}"]
+    parts += ["Written by `python -m bench --suite gpu`; microseconds a step, medians between CUDA events."]
+    parts += ["## Checks", "\n".join("* " + line for line in said)]
     parts += ["## Limits of the card", limits_table(run["limits"])]
     parts += ["## Bars", bars_table(run, BARS), "## Goals of the persistent kernels", bars_table(run, GOALS)]
-    parts += ["## Points", points_table(run["points"], run["kernels"]), published_lines()]
+    parts += ["## Points", points_table(run["points"], run["kernels"]), published_line()]
     if run["failures"]:
         parts += ["## Failures", "\n".join(f"* {point_of(f)}: {f['reason']}" for f in run["failures"])]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -106,31 +114,41 @@ def bars_table(run: dict, bars: tuple[Bar, ...]) -> str:
             continue
         passed = sum(judge(value, bar.least) != "FAIL" for value in values)
         what = "geomean" if bar.mean else "worst"
-        lines.append(f"| {bar.name} | {bar.least:.2f} | {bar.against} | {what} {min(values):.2f} | {passed} of {len(found)} |")
+        lines.append(
+            f"| {bar.name} | {bar.least:.2f} | {bar.against} | {what} {min(values):.2f} | {passed} of {len(found)} |"
+        )
     return "\n".join(lines)
 
 
 def points_table(results: list[dict], kernels: dict) -> str:
-    """A row a shape: forward, then train; the algorithm that torch.nn should take forward and the kernels that it does take."""
+    """A row a shape. The algorithm is what torch.nn should take forward, the number beside it the kernels it took."""
     found = {point_of(r): r for r in results}
     shapes = dict.fromkeys(replace(point, mode="forward") for point in found)
     order = lambda p: (CELLS.index(p.cell), p.packed, p.P > 0, p.L, p.D, p.dtype, p.H, p.B)
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     for shape in sorted(shapes, key=order):
         forward, train = (found.get(replace(shape, mode=mode)) for mode in ("forward", "train"))
+        a_step_of = kernels.get(str(shape), {}).get("torch")
         cells = [title(forward or train), shape.T, shape.B, shape.H]
-        cells.append(cudnn_algorithm(shape) + "".join(f" {n:.1f}" for name, n in kernels.get(str(shape), {}).items() if name == "torch"))
-        cells += [a_step(forward, "torch"), a_step(forward, OURS), ratio(forward, "torch"), share(forward)] if forward else [""] * 4
-        cells += [a_step(train, "torch"), a_step(train, OURS), ratio(train, "torch"), ratio(train, PADDED)] if train else [""] * 4
+        cells.append(cudnn_algorithm(shape) + (f" {a_step_of:.1f}" if a_step_of is not None else ""))
+        cells += [*times(forward), share(forward)] if forward else [""] * 4
+        cells += [*times(train), ratio(train, PADDED)] if train else [""] * 4
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(["The first three figures are forward's, those after the model's share train's.", "", *lines])
+    explained = "Forward, its share of the model's line; train, and the padded call's time / ours."
+    return "\n".join([explained, "", *lines])
 
 
-def published_lines() -> str:
+def times(result: dict) -> list[str]:
+    return [a_step(result, "torch"), a_step(result, OURS), ratio(result, "torch")]
+
+
+def published_line() -> str:
     """What others printed for FlashRNN's shape, to be read beside the rows of that shape."""
-    said = {mode: ", ".join(f"{name} {seconds / PUBLISHED_SHAPE['T'] * 1e6:.2f}" for name, seconds in times.items()) for mode, times in PUBLISHED.items()}
-    where = "LSTM T {T} B {B} H {H} on an H100 SXM".format(**PUBLISHED_SHAPE)
-    return f"Published for {where} (FlashRNN's figure; FlashRNN without the input's product): forward {said['forward']}; train {said['train']}."
+    step = lambda milliseconds: f"{milliseconds / PUBLISHED_SHAPE['T'] * 1e3:.2f}"
+    said = [f"{name} {step(forward)} / {step(train)}" for name, (forward, train) in PUBLISHED.items()]
+    where = "{cell} T {T} B {B} H {H}".format(**PUBLISHED_SHAPE)
+    head = f"Published for {where} on an H100 SXM (FlashRNN without the input's product), forward / train"
+    return f"{head}: {', '.join(said)}."
 
 
 def main():

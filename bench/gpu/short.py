@@ -1,20 +1,24 @@
-"""Every kind of kernel once, small, for compute-sanitizer: `python -m bench.gpu.short`. Exits 1 if it would not run ours."""
+"""Every kind of kernel once, small, for compute-sanitizer: `python -m bench.gpu.short`. 1 if it would not run ours."""
 
 from __future__ import annotations
 
 import sys
 from math import isfinite
 
-import rnnkernels
 import torch
 
+import rnnkernels
 from bench.peers import rnnkernels as ours
 from bench.point import CELLS, Point
 from bench.problem import arrays, draw
 
 SHAPE = {"T": 4, "B": 3, "H": 20}  # nothing is a multiple of a block or of 16 bytes
 POINTS = (
-    *(Point(cell, "train", dtype=dtype, **SHAPE) for cell in CELLS for dtype in ("float32", "float64", "bfloat16", "float16")),
+    *(
+        Point(cell, "train", dtype=dtype, **SHAPE)
+        for cell in CELLS
+        for dtype in ("float32", "float64", "bfloat16", "float16")
+    ),
     *(Point(cell, "train", packed=True, D=2, **SHAPE) for cell in CELLS),
     *(Point(cell, "forward", dtype="bfloat16", T=4, B=17, H=72) for cell in CELLS),
     Point("LSTM", "train", P=12, **SHAPE),

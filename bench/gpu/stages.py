@@ -73,7 +73,9 @@ class Run:
     def measure_limits(self):
         for group, figures in limits.groups(self.record.run["limits"], self.record.run["machine"]["capability"]):
             self.record.add_limits(group, figures)
-            self.console.print(f"limits: {group}:", ", ".join(f"{name} {value}" for name, value in figures.items()), markup=False)
+            self.console.print(
+                f"limits: {group}:", ", ".join(f"{name} {value}" for name, value in figures.items()), markup=False
+            )
             if self.left() <= 0:
                 return
 
@@ -91,7 +93,9 @@ class Run:
                         self.record.add_point(outcome)
                     else:
                         self.record.add_failure(point, outcome)
-                    self.console.print(report.line(outcome) if isinstance(outcome, dict) else f"{point}: {outcome}", markup=False)
+                    self.console.print(
+                        report.line(outcome) if isinstance(outcome, dict) else f"{point}: {outcome}", markup=False
+                    )
                     progress.update(task, advance=1, description=str(point))
                 if over == 0:
                     return
