@@ -70,8 +70,9 @@ def arrays(outputs) -> list:
     return [array for part in outputs for array in arrays(part)]
 
 
-def check(name: str, point: Point, outputs, truth: list) -> float:
-    """The worst relative error of `outputs`, or Mismatch."""
+def check(name: str, point: Point, outputs, truth: list, tolerance: float | None = None) -> float:
+    """The worst relative error of `outputs`, or Mismatch if it is above `tolerance` (the dtype's) or NaN."""
+    tolerance = TOLERANCE[point.dtype] if tolerance is None else tolerance
     found, worst = arrays(outputs), 0.0
     if point.mode == "stepper":  # the top layer's state is all that it returns
         truth = truth[:1] if len(found) == 1 else truth
@@ -79,7 +80,7 @@ def check(name: str, point: Point, outputs, truth: list) -> float:
         raise Mismatch(f"{point}: {name} returned {len(found)} arrays, expected {len(truth)}")
     for index, (array, right) in enumerate(zip(found, truth)):
         error = float(abs(array.reshape(right.shape) - right).max()) / max(float(abs(right).max()), 1e-30)
-        if not error <= TOLERANCE[point.dtype]:  # catches NaN as well
+        if not error <= tolerance:  # catches NaN as well
             raise Mismatch(f"{point}: {name} is off by {error:.1e} in array {index}, so nothing is timed")
         worst = max(worst, error)
     return worst

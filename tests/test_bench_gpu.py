@@ -87,7 +87,8 @@ def test_which_algorithm_cudnn_takes():
     half = Point("LSTM", "forward", 512, 16, 512, dtype="float16")
     for other, algorithm in (
         ({}, "PERSIST_STATIC"), ({"dtype": "bfloat16"}, "STANDARD"), ({"cell": "GRU"}, "STANDARD"),
-        ({"D": 2}, "STANDARD"), ({"B": 1}, "STANDARD"), ({"H": 64, "dtype": "float64"}, "STANDARD"), ({"cell": "RNN", "H": 384}, "SMALL_H"),
+        ({"D": 2}, "STANDARD"), ({"B": 1}, "STANDARD"), ({"H": 64, "dtype": "float64"}, "STANDARD"),
+        ({"cell": "RNN", "H": 384}, "SMALL_H"),
         ({"H": 2048}, "STANDARD"), ({"packed": True}, "STANDARD"), ({"P": 64}, "STANDARD"), ({"H": 192}, "SMALL_H"),
         ({"H": 192, "mode": "train"}, "STANDARD"), ({"cell": "RNN", "H": 1024, "B": 128}, "STANDARD"),
         ({"H": 128, "D": 2}, "SMALL_H"),
@@ -220,6 +221,14 @@ def test_who_is_wrong_is_not_timed(card_of_cpu, factor):
     entry = points.measure(SMALL, card_of_cpu | {OURS: SimpleNamespace(supports=lambda p: True, prepare=wrong)})
     assert "is off by" in entry["refused"][OURS] and entry["seconds"].keys() == {"torch"} and entry["ratios"] == {}
     assert "is off by" in report.line(entry)
+
+
+def test_torch_nn_is_the_yardstick_however_inexact(card_of_cpu):
+    right = card_of_cpu["torch"].prepare
+    coarse = lambda problem: lambda: [1.5 * array for array in arrays(right(problem)())]
+    entry = points.measure(SMALL, card_of_cpu | {"torch": SimpleNamespace(supports=lambda p: True, prepare=coarse)})
+    assert entry["errors"]["torch"] == pytest.approx(0.5, rel=0.01) and entry["ratios"]["torch"]["median"] > 0
+    assert "torch.nn is off by 5e-01" in report.line(entry)
 
 
 def test_who_raises_is_not_timed(card_of_cpu):
