@@ -294,7 +294,7 @@ def test_all_stages(tmp_path, monkeypatch, session, capsys):
     monkeypatch.setattr(limits, "groups", lambda done, capability: iter([("memory", {"copy_gb_s": 3000})]))
     monkeypatch.setattr(checks, "build", lambda limit: {"ok": True, "seconds": 0, "tail": ""})
     fakes = {"self-test": lambda limit: checks.skipped("none"), "tests": lambda limit: checks.run(["false"], limit)}
-    monkeypatch.setattr(checks, "CHECKS", fakes)
+    monkeypatch.setattr(checks, "all_checks", lambda: dict(fakes))
     monkeypatch.setattr(kernels, "measured", lambda points, limit: iter([(str(points[0]), {"torch": 2.0})]))
     monkeypatch.setattr(plot, "draw", lambda run, path: path.touch())
     arguments = ["--suite", "gpu", "--out", str(tmp_path / "out"), "--hidden", "2048"]
@@ -315,6 +315,22 @@ def test_a_check_that_hangs_is_killed():
 
 def test_what_the_sanitizers_run():
     assert short.main("cpu") == 0 and short.main("xpu") == 1
+
+
+def test_a_file_of_tests_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "ROOT", tmp_path)
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    (folder / "test_cuda.py").write_text("needs_cuda = None\ndef test_a(): pass\ndef test_b(): assert False\n")
+    (folder / "test_cuda_host.py").write_text("def test_c(): pass\n")
+    every = checks.all_checks()
+    assert list(every) == ["self-test", "test_cuda", *checks.SANITIZERS]
+    outcome = every["test_cuda"](60)
+    assert outcome["ok"] is False and (outcome["tests"], outcome["failed"]) == (2, ["test_b"])
+    assert "FAILED of 2 tests, 0 skipped, failed: test_b" in report.check_line("test_cuda", outcome)
+    assert every["self-test"](60)["ok"] is None
+    (folder / "test_cuda.py").write_text("import pytest\n@pytest.mark.skip\ndef test_needs_cuda(): pass\n")
+    assert every["test_cuda"](60)["ok"] is None
 
 
 def test_counts_of_a_test_run(tmp_path):

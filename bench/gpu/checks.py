@@ -19,12 +19,15 @@ from bench.gpu import card
 
 SELF_TESTS = "tests/cuda_host/*selftest*.cu"  # programs with a main() that tries every wrapper of ptx.cuh on the card
 TESTS = "tests/test_cuda*.py"
+NEEDS_A_CARD = "needs_cuda"  # the mark in those of them that run on one; the others take a host's time, not a card's
+ALONE = ("test_cuda_streams",)  # watches the clock: no second process on the card meanwhile
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 OURS_ALONE = "kns=rnnk"  # our kernels' namespace is in their names; other people's would take minutes
 HAS_KERNELS = "import rnnkernels as r; assert 'cuda' in r.info()['devices'], f'no CUDA kernels: {r.info()}'"
 STAMP = card.ROOT / "build" / "bench-gpu.json"  # what the extension in place was built from
 
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 300, 180, 120
+THREADS = 2  # of each process that runs tests
 TAIL = 3000  # characters of a failure's output that the record keeps
 
 
@@ -82,17 +85,23 @@ def self_test(limit: float) -> dict:
     return run([program], min(limit, TEST_SECONDS)) if compiled["ok"] else compiled
 
 
-def tests(limit: float) -> dict:
-    files = sorted(card.ROOT.glob(TESTS))
-    if not files:
-        return skipped(f"there is no {TESTS}")
-    report = card.ROOT / "build" / "test_cuda.xml"
-    report.parent.mkdir(exist_ok=True)
-    workers = ["-n", "4"] if importlib.util.find_spec("xdist") else []  # one card, but the references run on cores
-    options = ["-q", "--tb=short", "--maxfail=30", f"--junitxml={report}", *workers]
-    limit = min(limit, TEST_SECONDS)
-    outcome = run([sys.executable, "-m", "pytest", *options, *files], limit, OMP_NUM_THREADS="4")
-    return outcome | (counts(report) if report.exists() else {})
+def tests(file: Path) -> Callable[[float], dict]:
+    """The tests of one file, by as many processes as there are cores for: it is the references that take long."""
+
+    def check(limit: float) -> dict:
+        report = card.ROOT / "build" / f"{file.stem}.xml"
+        report.parent.mkdir(exist_ok=True)
+        report.unlink(missing_ok=True)
+        side_by_side = importlib.util.find_spec("xdist") and file.stem not in ALONE
+        workers = ["-n", str(max(1, os.cpu_count() // THREADS))] if side_by_side else []
+        options = ["-q", "--tb=short", "--maxfail=30", f"--junitxml={report}", *workers]
+        command = [sys.executable, "-m", "pytest", *options, file]
+        outcome = run(command, min(limit, TEST_SECONDS), OMP_NUM_THREADS=str(THREADS))
+        outcome |= counts(report) if report.exists() else {}
+        all_skipped = outcome["ok"] and outcome["tests"] == outcome["skipped"]
+        return outcome | ({"ok": None, "tail": "nothing ran"} if all_skipped else {})
+
+    return check
 
 
 def counts(report: Path) -> dict:
@@ -117,8 +126,8 @@ def sanitizer(tool: str) -> Callable[[float], dict]:
     return check
 
 
-CHECKS: dict[str, Callable[[float], dict]] = {
-    "self-test": self_test,
-    "tests": tests,
-    **{tool: sanitizer(tool) for tool in SANITIZERS},
-}
+def all_checks() -> dict[str, Callable[[float], dict]]:
+    """By name, in their order."""
+    files = [file for file in sorted(card.ROOT.glob(TESTS)) if NEEDS_A_CARD in file.read_text()]
+    suites = {file.stem: tests(file) for file in files}
+    return {"self-test": self_test} | suites | {tool: sanitizer(tool) for tool in SANITIZERS}
