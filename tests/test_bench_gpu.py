@@ -134,7 +134,7 @@ import json, os, sys, time
 for index, point in enumerate(json.load(sys.stdin)):
     print(json.dumps({"begin": index}), flush=True)
     H = point["H"]
-    if H == 13: os._exit(3)
+    if H == 13: print('{"resu', end="", flush=True); os._exit(3)
     if H == 14: time.sleep(60)
     if H == 15: print(json.dumps({"failure": "RuntimeError: no"}), flush=True); os._exit(1)
     entry = {"refused": {}, "errors": {}, "seconds": {"rnnkernels": {"median": 1e-3}}, "ratios": {}, "published": {}}

@@ -28,7 +28,7 @@ STAMP = card.ROOT / "build" / "bench-gpu.json"  # what the extension in place wa
 
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 300, 180, 120
 THREADS = 2  # of each process that runs tests
-TAIL = 3000  # characters of a failure's output that the record keeps
+TAIL = 6000  # characters of a failure's output that the record keeps
 
 
 def run(command: list, limit: float, **environment: str) -> dict:

@@ -139,7 +139,8 @@ def answers(points: list[Point], deadline: float) -> Iterator[dict]:
         pass  # it has ended; the loop below finds out
     try:
         while (line := lines.get(timeout=max(0.0, min(SILENCE, deadline - time.monotonic())))) is not None:
-            yield json.loads(line)
+            if line.endswith("}\n"):  # the last one of a process that crashes may be cut off
+                yield json.loads(line)
         if process.wait() != 0:
             yield {"ended": f"the process that measures ended with {process.returncode}"}
     except queue.Empty:

@@ -98,12 +98,11 @@ int active_clusters(int size, size_t shared) {
   config.attrs = const_cast<cudaLaunchAttribute*>(&attribute);
   config.numAttrs = 1;
   int clusters = 0;
-  CHECK(cudaFuncSetAttribute(sync_cluster, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
-  if (cudaOccupancyMaxActiveClusters(&clusters, sync_cluster, &config) != cudaSuccess) {
-    cudaGetLastError();
-    return 0;
-  }
-  return clusters;
+  if (cudaFuncSetAttribute(sync_cluster, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)) == cudaSuccess &&
+      cudaOccupancyMaxActiveClusters(&clusters, sync_cluster, &config) == cudaSuccess)
+    return clusters;
+  cudaGetLastError();
+  return 0;
 }
 
 }  // namespace
