@@ -291,7 +291,7 @@ def test_all_stages(tmp_path, monkeypatch, session, capsys):
     plot = pytest.importorskip("bench.gpu.plot")
     monkeypatch.setattr(card, "missing", lambda: None)
     monkeypatch.setattr(card, "describe", lambda: dict(MACHINE))
-    monkeypatch.setattr(limits, "groups", lambda done, capability: iter([("memory", {"copy_gb_s": 3000})]))
+    monkeypatch.setattr(limits, "groups", lambda done, capability, left: iter([("memory", {"copy_gb_s": 3000})]))
     monkeypatch.setattr(checks, "build", lambda limit: {"ok": True, "seconds": 0, "tail": ""})
     fakes = {"self-test": lambda limit: checks.skipped("none"), "tests": lambda limit: checks.run(["false"], limit)}
     monkeypatch.setattr(checks, "all_checks", lambda: dict(fakes))
@@ -337,6 +337,18 @@ def test_counts_of_a_test_run(tmp_path):
     cases = '<testcase name="a"/><testcase name="b"><failure/></testcase>'
     (tmp_path / "r.xml").write_text(f'<testsuites><testsuite tests="3" skipped="1">{cases}</testsuite></testsuites>')
     assert checks.counts(tmp_path / "r.xml") == {"tests": 3, "skipped": 1, "failed": ["b"]}
+
+
+def test_limits_that_fail(monkeypatch):
+    monkeypatch.setattr(card, "NVCC", "false")
+    monkeypatch.setattr(limits.sys, "executable", "false")
+    done = {"memory": {"copy_gb_s": 3000}, "clusters": {"failed": "no time"}}
+    found = dict(limits.groups(done, "9.0", lambda: 60))
+    assert list(found) == ["barriers", "clusters", "launches", "tensor_cores", "cublas"]
+    assert all("failed" in figures for figures in found.values())
+    sleep = limits.output(("sleep", "60"), 0.1)
+    assert "timed out" in sleep["failed"] and limits.output(("echo", '{"a": 1}'), 9) == {"a": 1}
+    assert "failed" in limits.output(("echo", '{"a": nan}'), 9)
 
 
 def test_kernels_until_time_is_up(monkeypatch):

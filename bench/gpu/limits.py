@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -33,24 +33,26 @@ def digest() -> str:
     return card.digest(Path(__file__), *SOURCES)
 
 
-def groups(done: dict, capability: str) -> Iterator[tuple[str, dict]]:
-    """Name and figures of each group that is not `done`; a group that fails has the reason in place of figures."""
+def groups(done: dict, capability: str, left: Callable[[], float]) -> Iterator[tuple[str, dict]]:
+    """Name and figures of each group that is not `done`; a group that fails, or for which fewer seconds are `left` than
+    it takes, has the reason in place of figures."""
+    run = lambda *command, **options: output(command, min(GROUP_SECONDS, left()), **options)
     is_open = lambda name: "failed" in done.get(name, {"failed": ""})
     if any(map(is_open, GROUPS)):
         with tempfile.TemporaryDirectory() as folder:
             program, sources = f"{folder}/limits", [str(path) for path in SOURCES if path.suffix == ".cu"]
             options = ["-O3", "-std=c++17", "-arch=" + card.arch(capability), "-o", program]
-            built = run([card.NVCC, *options, *sources], answer="{}")
+            built = run(card.NVCC, *options, *sources, answer="{}")
             for name in filter(is_open, GROUPS):
-                yield name, built if "failed" in built else run([program, name])
+                yield name, built if "failed" in built else run(program, name)
     if is_open("cublas"):
-        yield "cublas", run([sys.executable, "-m", "bench.gpu.limits"])
+        yield "cublas", run(sys.executable, "-m", "bench.gpu.limits")
 
 
-def run(command: list[str], answer: str | None = None) -> dict:
+def output(command: tuple[str, ...], limit: float, answer: str | None = None) -> dict:
     """The JSON that a command prints (or `answer`), or why there is none."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GROUP_SECONDS, cwd=card.ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=max(limit, 0), cwd=card.ROOT)
         return json.loads(answer or done.stdout)
     except subprocess.CalledProcessError as error:
         return {"failed": error.stderr[-1000:]}

@@ -72,7 +72,8 @@ class Run:
         self.console.print(report.check_line(name, outcome), markup=False)
 
     def measure_limits(self):
-        for group, figures in limits.groups(self.record.run["limits"], self.record.run["machine"]["capability"]):
+        known, machine = self.record.run["limits"], self.record.run["machine"]
+        for group, figures in limits.groups(known, machine["capability"], self.left):
             self.record.add_limits(group, figures)
             self.console.print(
                 f"limits: {group}:", ", ".join(f"{name} {value}" for name, value in figures.items()), markup=False
