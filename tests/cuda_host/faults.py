@@ -83,6 +83,8 @@ FAULTS = [
           "uint32_t(at);\n    __syncthreads();", "uint32_t(at);", "FAIL"),
     Fault("a flag is not waited for", "load_acquire",
           "ptx::wait_at_least(flags + 2 * (b - 1), uint32_t(t + 1));", ";", "FAIL"),
+    Fault("a flag is never set", "load_acquire", "if (threadIdx.x < 2) ptx::store", "if (threadIdx.x < 1) ptx::store",
+          r"deadlock(.*\n)+  block \(1, 0, 0\) thread 0: at load_acquire, selftest_kernels.cuh:\d+"),
     Fault("the number of a word's step is not compared", "load_relaxed",
           "while (word >> 32 != uint64_t(t + 1));", "while (word >> 32 == 0);", "FAIL|deadlock"),
     Fault("the grid's barrier is missing", "GridBarrier", "    barrier.arrive_and_wait();\n", "", "FAIL"),
