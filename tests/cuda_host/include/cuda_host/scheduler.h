@@ -2,7 +2,7 @@
 // drawn from a seed, so many seeds see many orders, and one seed always the same order.
 //
 // It finds wrong indices, missing barriers and waits, deadlocks and outputs that nobody writes. It proves nothing about memory
-// order (every store is seen at once) nor about speed.
+// order (every store is seen at once; a missing __syncwarp before another operation of the whole warp goes unnoticed) nor about speed.
 #pragma once
 #include <cstddef>
 #include <cstdint>
