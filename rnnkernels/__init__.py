@@ -5,12 +5,13 @@ from . import extension
 if extension._C is not None:
     from . import autograd  # noqa: F401  registers shapes and double backward of the ops
 
-from . import functional, reference
+from . import diagnostics, functional, init, reference
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patch_torch, revert
 from .info import info
 from .layers import GRU, LSTM, RNN
 from .stepper import Stepper
+from .tbptt import tbptt
 
 __all__ = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell",
-           "Stepper", "convert", "revert", "patch_torch", "functional", "reference", "info"]
+           "Stepper", "convert", "revert", "patch_torch", "tbptt", "functional", "reference", "init", "diagnostics", "info"]
