@@ -35,7 +35,7 @@ class Bar:
 
     metric: str
     baseline: str | float
-    by: float
+    by: float = 0.0
     lower: bool = False  # lower is better
 
     def passed(self, metrics: dict[str, float]) -> bool:
@@ -43,7 +43,7 @@ class Bar:
         return baseline - value >= self.by if self.lower else value - baseline >= self.by
 
     def __str__(self):
-        return f"{self.metric} {'below' if self.lower else 'above'} {self.baseline} by {self.by:g}"
+        return f"{self.metric} {'below' if self.lower else 'above'} {self.baseline}" + f" by {self.by:g}" * bool(self.by)
 
 
 @dataclass
