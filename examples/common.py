@@ -191,7 +191,7 @@ def _save_small(drawn, path):
     from PIL import Image  # matplotlib needs it too
 
     buffer = io.BytesIO()
-    drawn.savefig(buffer, dpi=90)
+    drawn.savefig(buffer, dpi=90, bbox_inches="tight")
     Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
 
 

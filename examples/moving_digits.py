@@ -2,8 +2,8 @@
 
     python -m examples.moving_digits
 
-Films of 10 frames of 16x16 pixels are made from scikit-learn's digits: one digit drifts in one of 8 directions around the
-picture (what leaves on one side enters on the other), under noise, and in a third of the frames it cannot be seen at all. The
+Films of 8 frames of 16x16 pixels are made from scikit-learn's digits: one digit drifts in one of 8 directions, a pixel a frame,
+under noise, and in a third of the frames it cannot be seen at all. The
 CNN runs on all frames of all films as one batch [T*B, 1, 16, 16]; its features [T, B, F] are the LSTM's input. The baseline is the
 same CNN with the mean over the frames in the LSTM's place: it sees every frame, but not their order.
 """
@@ -15,28 +15,42 @@ from torch.nn.functional import cross_entropy
 from . import caption_digit, common
 
 SETTINGS = {
-    "quick": dict(steps=500, batch=32, hidden=96, T=10, films=500),
+    "quick": dict(steps=500, batch=32, hidden=96, T=8, films=500),
     "full": dict(steps=2500, hidden=128, films=2000),
     "smoke": dict(steps=3, hidden=8, T=4, films=20),
 }
 BARS = [
-    common.Bar("direction", "direction without order", by=0.4),
-    common.Bar("digit", 0.1, by=0.5),
+    common.Bar("direction", "direction without order", by=0.3),
+    common.Bar("digit", 0.1, by=0.3),
 ]
 SIZE = 16
 DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 ARROWS = "↖↑↗←→↙↓↘"
 
 
+class Frame(nn.Module):
+    """What can be seen in one picture, wherever it is (the maximum over all places), and where."""
+
+    def __init__(self):
+        super().__init__()
+        self.edges = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU())
+        self.what = nn.Sequential(nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.where = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 16, 16))
+
+    def forward(self, pictures):
+        """[N, 1, 16, 16] -> [N, 64]."""
+        edges = self.edges(pictures)
+        return torch.cat([self.what(edges), self.where(edges)], 1)
+
+
 class Watcher(nn.Module):
     """library None: the mean of the frames' features instead, with a layer of its own."""
 
-    def __init__(self, library, hidden, features=64):
+    def __init__(self, library, hidden):
         super().__init__()
-        self.frame = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-                                   nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, features))  # fmt: skip
-        self.rnn = library and library.LSTM(features, hidden)
-        self.mean = None if library else nn.Sequential(nn.ReLU(), nn.Linear(features, hidden), nn.Tanh())
+        self.frame = Frame()
+        self.rnn = library and library.LSTM(64, hidden)
+        self.mean = None if library else nn.Sequential(nn.Linear(64, hidden), nn.Tanh())
         self.direction, self.digit = nn.Linear(hidden, len(DIRECTIONS)), nn.Linear(hidden, 10)
 
     def forward(self, films):
@@ -50,17 +64,18 @@ def make_films(digits, T, B):
     """(films [T, B, 1, 16, 16], directions [B], digits [B])."""
     pictures, labels = digits
     rows, directions = torch.randint(len(labels), (B,)), torch.randint(len(DIRECTIONS), (B,))
+    moves, room = torch.tensor(DIRECTIONS)[directions], SIZE - 8 - (T - 1)
+    still = (torch.rand(B, 2) * (SIZE - 7)).long()  # along an axis without motion anywhere, else so that it stays in the picture
+    starts = torch.where(moves == 0, still, torch.randint(room + 1, (B, 2)) + (moves < 0) * (T - 1))
     canvas = torch.zeros(B, SIZE, SIZE)
-    canvas[:, 4:12, 4:12] = pictures[rows, 0]
-    moves = torch.tensor(DIRECTIONS)[directions] * torch.randint(1, 3, (B, 1))  # 1 or 2 pixels a frame
-    starts = torch.randint(SIZE, (B, 2))
+    canvas[:, :8, :8] = pictures[rows, 0]
     films = torch.stack([shift(canvas, starts + t * moves) for t in range(T)])
-    films *= (torch.rand(T, B, 1, 1) > 1 / 3).float()
+    films *= torch.rand(T, B, 1, 1) > 1 / 3
     return (films + 0.1 * torch.randn_like(films)).unsqueeze(2), directions, labels[rows]
 
 
 def shift(pictures, offsets):
-    """Each picture [B, S, S] moved around by its own (dy, dx)."""
+    """Each picture [B, S, S] moved by its own (dy, dx)."""
     place = torch.arange(SIZE)
     y, x = ((place - offset[:, None]) % SIZE for offset in offsets.unbind(1))
     return pictures[torch.arange(len(pictures))[:, None, None], y[:, :, None], x[:, None, :]]
