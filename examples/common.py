@@ -55,6 +55,7 @@ class Run:
     library: ModuleType  # rnnkernels or torch.nn
     settings: dict
     progress: Progress
+    out: Path  # for files
     losses: dict[str, list[float]] = field(default_factory=dict)
 
     def __getattr__(self, name):
@@ -137,13 +138,14 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
     console = Console(highlight=False)
     chosen = settings["quick"] | settings.get(args.mode, {})
     seeds = range(3) if args.mode == "full" else [0]
+    args.out.mkdir(parents=True, exist_ok=True)
     console.print(f"[bold]{name}[/]: {doc.strip().splitlines()[0]}")
     start, runs, metrics, pictures = time.perf_counter(), [], [], []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
     with Progress(*columns, console=console) as progress:
         for seed in seeds:
             torch.manual_seed(seed)
-            runs.append(Run(seed, args.mode, args.library, chosen, progress))
+            runs.append(Run(seed, args.mode, args.library, chosen, progress, args.out))
             measured, picture = experiment(runs[-1])
             metrics.append({key: float(value) for key, value in measured.items()})
             pictures.append(picture)
@@ -180,7 +182,6 @@ def _table(name, metrics, means):
 
 
 def _write(folder, name, result, drawn, console):
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
     _save_small(drawn, folder / f"{name}.png")
     console.print(f"wrote {folder / name}.png and .json, {result['seconds']:.0f} s", markup=False)
