@@ -162,7 +162,7 @@ def draw(pictures):
     heat.set(title="where it looks", xticks=range(len(word)), xticklabels=word, yticks=range(len(guess)), yticklabels=guess)
     rates = {key.removeprefix("sound error rate, "): rate for key, rate in metrics.items() if key.startswith("sound error rate")}
     colors = [common.GREY, common.RED, common.RED, common.BLUE, common.BLUE]
-    drawn = bars.bar([name.replace(", ", "\n") for name in rates], list(rates.values()), color=colors)
+    drawn = bars.bar([name.replace(" ", "\n") for name in rates], list(rates.values()), color=colors)
     bars.bar_label(drawn, fmt="{:.0%}")
     bars.tick_params("x", labelsize=7)
     bars.set(title="sound error rate")

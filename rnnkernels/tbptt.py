@@ -15,7 +15,7 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
             ...                                   # any optimizer
 
     Gradients stop where a chunk begins, the state does not: the model remembers further back than a chunk, and a training
-    step costs the same anywhere in the sequence.
+    step costs the same anywhere in the sequence. Each `for` begins again, with the first step and the given state.
 
     sequence  a tensor [T, B, ...], or a tuple or list of such with one T. A chunk is a view of it, or a tuple of views;
               the last one is shorter where T demands it
@@ -61,9 +61,9 @@ class _Chunks:
         self._single = isinstance(sequence, torch.Tensor)
         self._tensors = (sequence,) if self._single else sequence
         self._T = _steps(self._tensors)
-        self._chunk, self._start = chunk, None
-        self.stride, self.new = chunk - overlap, 0
-        self.state = state
+        self._chunk, self.stride = chunk, chunk - overlap
+        self._first_state = _detach(state)
+        iter(self)
 
     @property
     def state(self):
@@ -74,6 +74,7 @@ class _Chunks:
         self._state, self._handed_back = _detach(state), True
 
     def __iter__(self):
+        self._start, self.new, self.state = None, 0, self._first_state
         return self
 
     def __len__(self):

@@ -67,7 +67,23 @@ def test_history_is_cut_and_dtype_kept():
         chunks.state = {"h": carried[0][0], "more": carried}
         assert isinstance(chunks.state["more"][0], tuple) and chunks.state["more"][1] == 3
         assert not chunks.state["more"][0][0].requires_grad
-    assert list(chunks) == []  # an iterator: once
+    assert next(chunks, None) is None
+
+
+def test_each_for_begins_again():
+    rnn, xs, _ = build("GRU")
+    start, ends = torch.randn(2, B, H), []
+    chunks = rnnkernels.tbptt(xs, 4, state=start)
+    for epoch in range(2):
+        for i, (x, state) in enumerate(chunks):
+            assert i or torch.equal(state, start)
+            assert torch.equal(x, xs[4 * i : 4 * i + 4])
+            _, chunks.state = rnn(x, state)
+        ends.append(chunks.state)
+    assert torch.equal(*ends) and torch.allclose(ends[0], rnn(xs, start)[1], atol=1e-6)
+    for x, state in chunks:  # a loop that was left counts for nothing
+        break
+    assert len([setattr(chunks, "state", state) for x, state in chunks]) == 3
 
 
 def test_none_starts_again():
