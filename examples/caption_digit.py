@@ -2,10 +2,11 @@
 
     python -m examples.caption_digit
 
-A small CNN encodes an 8x8 digit (scikit-learn's, 1,797 of them) and its features are the GRU's initial state, as in "Show and
-Tell" (Vinyals et al. 2015, arXiv:1411.4555): the picture is seen once, before the first letter. In training the GRU reads the
-right letters (teacher forcing) and all steps are one call. In writing each letter that it chose is its next input, until it
-writes the end mark: one call per letter, or rather one step of a `Stepper`, which copies the weights once.
+A small CNN encodes an 8x8 digit (scikit-learn's, 1,797 of them) and its features are the GRU's initial state, as in
+"Show and Tell" (Vinyals et al. 2015, arXiv:1411.4555): the picture is seen once, before the first letter. In training
+the GRU reads the right letters (teacher forcing) and all steps are one call. In writing each letter that it chose is
+its next input, until it writes the end mark: one call per letter, or rather one step of a `Stepper`, which copies the
+weights once.
 """
 
 import rnnkernels
@@ -29,8 +30,9 @@ LONGEST = max(map(len, NAMES)) + 1
 class Captioner(nn.Module):
     def __init__(self, library, hidden):
         super().__init__()
-        self.encode = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-                                    nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(512, hidden))  # fmt: skip
+        self.encode = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
+                                    nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                                    nn.Flatten(), nn.Dropout(0.3), nn.Linear(512, hidden))  # fmt: skip
         self.letters = nn.Embedding(len(LETTERS), 16)
         self.rnn = library.GRU(16, hidden)
         self.head = nn.Linear(hidden, len(LETTERS))
@@ -81,7 +83,9 @@ def experiment(run):
     def loss():
         rows = torch.randint(len(train[1]), (run.batch,))
         names = spelled(train[1][rows])
-        shifted = train[0][rows].roll(torch.randint(-1, 2, (2,)).tolist(), (2, 3))  # a pixel up, down, left, right, or not
+        shifted = train[0][rows].roll(
+            torch.randint(-1, 2, (2,)).tolist(), (2, 3)
+        )  # a pixel up, down, left, right, or not
         logits = model(shifted, names[:-1])
         return cross_entropy(logits.flatten(0, 1), names[1:].flatten())
 
@@ -100,7 +104,9 @@ def draw(pictures):
     for axis, i in zip(axes[:-1], [*range(8), *wrong[:3]] if len(wrong) > 2 else range(11)):
         axis.imshow(digits[i, 0], cmap="gray_r")
         chance = chances[i, : len(written[i]) + 1].prod()
-        axis.set_title(f"{written[i]}\n{chance:.0%}", fontsize=9, color="black" if written[i] == NAMES[labels[i]] else common.RED)
+        axis.set_title(
+            f"{written[i]}\n{chance:.0%}", fontsize=9, color="black" if written[i] == NAMES[labels[i]] else common.RED
+        )
         axis.axis("off")
     axes[-1].plot(common.smooth(losses), color=common.BLUE)
     axes[-1].set_title("training loss", fontsize=9)

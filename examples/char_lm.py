@@ -3,8 +3,9 @@
     python -m examples.char_lm
 
 Stateful truncated backpropagation through time: the text is laid out as B parallel streams, read in chunks of T
-characters. Each chunk starts from the hidden state in which the previous one ended, so the model remembers further back
-than T, but that state is detached, so gradients stop at the chunk's border and a step costs the same anywhere in the text.
+characters. Each chunk starts from the hidden state in which the previous one ended, so the model remembers further
+back than T, but that state is detached, so gradients stop at the chunk's border and a step costs the same anywhere in
+the text.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def generate(model: CharLM, alphabet: list[str], prompt: str, length: int, tempe
 
 def train(ours: Training, theirs: Training, args: argparse.Namespace, console: Console):
     """Both on the same chunks, taking turns at going first, so that neither meets a quieter machine."""
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    said = TextColumn("{task.description}")
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), said)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=args.steps)
         for i in range(args.steps):

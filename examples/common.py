@@ -43,7 +43,9 @@ class Bar:
         return baseline - value >= self.by if self.lower else value - baseline >= self.by
 
     def __str__(self):
-        return f"{self.metric} {'below' if self.lower else 'above'} {self.baseline}" + f" by {self.by:g}" * bool(self.by)
+        return f"{self.metric} {'below' if self.lower else 'above'} {self.baseline}" + f" by {self.by:g}" * bool(
+            self.by
+        )
 
 
 @dataclass
@@ -64,9 +66,17 @@ class Run:
         except KeyError:
             raise AttributeError(name) from None
 
-    def train(self, label: str, model: nn.Module, loss: Callable[[], Tensor], *, steps: int | None = None, lr: float = 3e-3,
-              clip: float = 1.0) -> list[float]:
-        """Adam on `loss()`, which draws its own batch; the learning rate falls to zero along a cosine. Returns the losses."""
+    def train(
+        self,
+        label: str,
+        model: nn.Module,
+        loss: Callable[[], Tensor],
+        *,
+        steps: int | None = None,
+        lr: float = 3e-3,
+        clip: float = 1.0,
+    ) -> list[float]:
+        """Adam on `loss()`, which draws its own batch; the learning rate falls along a cosine. Returns the losses."""
         steps = steps or self.steps
         optimizer = torch.optim.Adam(model.parameters(), lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -97,7 +107,9 @@ def padded(rnn: nn.Module, x: Tensor, lengths: Tensor, state=None):
         return rnn(x, state, lengths=lengths)
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, rnn.batch_first, enforce_sorted=False)
     out, state = rnn(packed, state)
-    return nn.utils.rnn.pad_packed_sequence(out, rnn.batch_first, total_length=x.shape[1 if rnn.batch_first else 0])[0], state
+    return nn.utils.rnn.pad_packed_sequence(out, rnn.batch_first, total_length=x.shape[1 if rnn.batch_first else 0])[
+        0
+    ], state
 
 
 def require(module: str, package: str | None = None) -> ModuleType:
@@ -106,8 +118,10 @@ def require(module: str, package: str | None = None) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = package or module.split(".")[0]
-        raise SystemExit(f"This program reads data from the package {package}, and {error.name} is not installed.\n"
-                         f"    pip install {package}        (all programs: pip install -r requirements/examples.txt)") from None  # fmt: skip
+        raise SystemExit(
+            f"This program reads data from the package {package}, and {error.name} is not installed.\n"
+            f"    pip install {package}        (all programs: pip install -r requirements/examples.txt)"
+        ) from None
 
 
 def figure(columns: int = 2, rows: int = 1, width: float = 10, height: float = 3.6):
@@ -132,7 +146,7 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
     settings    {"smoke": ..., "quick": ..., "full": ...}; what smoke and full do not name is as in quick
     experiment  Run -> (metrics: {name: number}, data for the picture)
     draw        list of such data, one per seed -> a matplotlib figure
-    Returns the exit status: 1 where a bar was missed by the mean of the seeds (a smoke run trains too little to be judged).
+    Returns the exit status: 1 where the mean of the seeds misses a bar (a smoke run trains too little to be judged).
     """
     args = _arguments(name, doc, argv)
     console = Console(highlight=False)
@@ -141,7 +155,13 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
     args.out.mkdir(parents=True, exist_ok=True)
     console.print(f"[bold]{name}[/]: {doc.strip().splitlines()[0]}")
     start, runs, metrics, pictures = time.perf_counter(), [], [], []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
     with Progress(*columns, console=console) as progress:
         for seed in seeds:
             torch.manual_seed(seed)
@@ -151,24 +171,49 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
             pictures.append(picture)
     means = {key: mean(m[key] for m in metrics) for key in metrics[0]}
     console.print(_table(name, metrics, means))
-    judged = [] if args.mode == "smoke" else [{"bar": str(bar), **asdict(bar), "passed": bar.passed(means)} for bar in bars]
+    judged = (
+        [] if args.mode == "smoke" else [{"bar": str(bar), **asdict(bar), "passed": bar.passed(means)} for bar in bars]
+    )
     for one in judged:
         console.print(("[green]passed[/]" if one["passed"] else "[red]MISSED[/]") + f": {one['bar']}")
-    result = dict(program=name, mode=args.mode, library=args.library.__name__, settings=chosen, seeds=list(seeds), mean=means,
-                  metrics=metrics, bars=judged, losses=[{k: v[:20] for k, v in run.losses.items()} for run in runs],
-                  seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads(), torch=torch.__version__)  # fmt: skip
+    result = dict(
+        program=name,
+        mode=args.mode,
+        library=args.library.__name__,
+        settings=chosen,
+        seeds=list(seeds),
+        mean=means,
+        metrics=metrics,
+        bars=judged,
+        losses=[{label: losses[:20] for label, losses in run.losses.items()} for run in runs],
+        seconds=round(time.perf_counter() - start, 1),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
     _write(args.out, name + (".full" if args.mode == "full" else ""), result, draw(pictures), console)
     return 0 if all(one["passed"] for one in judged) else 1
 
 
 def _arguments(name, doc, argv):
-    parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--full", dest="mode", action="store_const", const="full", help="three seeds and longer settings")
-    mode.add_argument("--smoke", dest="mode", action="store_const", const="smoke", help="a few seconds: does it run at all")
-    parser.add_argument("--torch-nn", dest="library", action="store_const", const=nn, default=rnnkernels,
-                        help="the recurrent modules of torch.nn instead of ours")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder for the picture and the numbers (default: %(default)s)")
+    mode.add_argument(
+        "--smoke", dest="mode", action="store_const", const="smoke", help="a few seconds: does it run at all"
+    )
+    parser.add_argument(
+        "--torch-nn",
+        dest="library",
+        action="store_const",
+        const=nn,
+        default=rnnkernels,
+        help="the recurrent modules of torch.nn instead of ours",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="folder for the picture and the numbers (default: %(default)s)"
+    )
     parser.set_defaults(mode="quick")
     return parser.parse_args(argv)
 

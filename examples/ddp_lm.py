@@ -2,10 +2,11 @@
 
     python -m examples.ddp_lm
 
-Starts `torchrun --nproc-per-node 2`. The text runs as parallel streams; each process reads half of them, carries the states of
-its own half and computes its gradient, which DistributedDataParallel averages while the backward pass still runs. One process
-that reads all streams must then see the same losses, and it is run to compare. A fused layer is one node of the autograd graph
-whose gradients all arrive at once, which is all that DistributedDataParallel asks for: nothing here knows whose LSTM it is.
+Starts `torchrun --nproc-per-node 2`. The text runs as parallel streams; each process reads half of them, carries the
+states of its own half and computes its gradient, which DistributedDataParallel averages while the backward pass still
+runs. One process that reads all streams must then see the same losses, and it is run to compare. A fused layer is one
+node of the autograd graph whose gradients all arrive at once, which is all that DistributedDataParallel asks for:
+nothing here knows whose LSTM it is.
 """
 
 import json
@@ -87,7 +88,9 @@ def torchrun(settings):
 
 def character_pairs(train, valid, characters):
     """The baseline: perplexity of the next character given the present one, counted in the text to learn from."""
-    pairs = torch.ones(characters, characters).index_put_((train[:-1], train[1:]), torch.ones(len(train) - 1), accumulate=True)
+    pairs = torch.ones(characters, characters).index_put_(
+        (train[:-1], train[1:]), torch.ones(len(train) - 1), accumulate=True
+    )
     chances = pairs / pairs.sum(1, keepdim=True)
     return chances[valid[:-1], valid[1:]].log().mean().neg().exp()
 

@@ -2,11 +2,11 @@
 
     python -m examples.forecast
 
-Mauna Loa's weekly CO2, 1958 to 2001 (carried by statsmodels). The LSTM reads the last 104 weeks and its last state predicts
-the next 52. A seasonal-naive forecast says "as in the same week a year ago"; the LSTM learns what to add to that: its inputs are
-the growth over a year, the change over a week and the season, its targets the growth that is still to come. It learns from
-the weeks up to 1989 and forecasts from every week after. The second baseline adds the growth of the last year: it is
-hard to beat.
+Mauna Loa's weekly CO2, 1958 to 2001 (carried by statsmodels). The LSTM reads the last 104 weeks and its last state
+predicts the next 52. A seasonal-naive forecast says "as in the same week a year ago"; the LSTM learns what to add to
+that: its inputs are the growth over a year, the change over a week and the season, its targets the growth that is
+still to come. It learns from the weeks up to 1989 and forecasts from every week after. The second baseline adds the
+growth of the last year: it is hard to beat.
 """
 
 import math
@@ -37,7 +37,7 @@ class Forecaster(nn.Module):
         self.head = nn.Linear(hidden, FUTURE)
 
     def forward(self, past):
-        """past [PAST, B, inputs] -> growth over a year at each of the next weeks [B, FUTURE], in units of its spread."""
+        """past [PAST, B, inputs] -> growth over a year at each of the next weeks [B, FUTURE], in units of its std."""
         return self.head(self.rnn(past)[0][-1])
 
 
@@ -45,11 +45,13 @@ def load():
     """(CO2 [N] in parts per million, the year of each week [N] as 1958.24)."""
     series = common.require("statsmodels.api", "statsmodels").datasets.co2.load_pandas().data.co2.interpolate()
     days = series.index
-    return torch.tensor(series.to_numpy(), dtype=torch.float32), torch.tensor((days.year + days.dayofyear / 365.25).to_numpy())
+    return torch.tensor(series.to_numpy(), dtype=torch.float32), torch.tensor(
+        (days.year + days.dayofyear / 365.25).to_numpy()
+    )
 
 
 def features(co2, when):
-    """[N - YEAR, 4] for the weeks from YEAR on: growth over a year, change over a week, the season as a point on a circle."""
+    """[N - YEAR, 4] for the weeks from YEAR on: growth in a year, change in a week, season as a point on a circle."""
     season = 2 * math.pi * (when % 1).float()
     growth, change = co2[YEAR:] - co2[:-YEAR], co2.diff()[YEAR - 1 :]
     return torch.stack([growth, change, season[YEAR:].sin(), season[YEAR:].cos()], -1)
@@ -81,11 +83,18 @@ def experiment(run):
     drift = growth[tests + PAST - 1][:, None]
     by_week = {"LSTM": (predicted - truth).abs().mean(0), "seasonal-naive": truth.abs().mean(0),
                "seasonal-naive and drift": (drift - truth).abs().mean(0)}  # fmt: skip
-    metrics = {f"error{week}{'' if name == 'LSTM' else ' of ' + name}": errors[which].mean()
-               for week, which in (("", slice(None)), (" next week", slice(1))) for name, errors in by_week.items()}  # fmt: skip
+    metrics = {}
+    for name, errors in by_week.items():
+        of = "" if name == "LSTM" else f" of {name}"
+        metrics |= {f"error{of}": errors.mean(), f"error next week{of}": errors[0]}
     start = tests[len(tests) // 2] + PAST + YEAR  # the week in co2 where the forecast in the picture begins
     naive = co2[start - YEAR : start]
-    shown = when[start - 2 * YEAR : start + FUTURE], co2[start - 2 * YEAR : start + FUTURE], naive, naive + predicted[len(tests) // 2]
+    shown = (
+        when[start - 2 * YEAR : start + FUTURE],
+        co2[start - 2 * YEAR : start + FUTURE],
+        naive,
+        naive + predicted[len(tests) // 2],
+    )
     return metrics, (shown, by_week, losses)
 
 

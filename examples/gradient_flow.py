@@ -2,10 +2,10 @@
 
     python -m examples.gradient_flow
 
-A layer reads 100 random inputs; the loss looks at its last state only. For each cell the gradient |dL/dh_t| is measured at
-every step, as torch.nn initialises the layer and with the initialisations of rnnkernels.init. Then W_hh is rescaled, gate by
-gate, to a given spectral radius, the largest |eigenvalue|: below 1 an RNN's gradients vanish, above 1 they explode until tanh
-saturates. Gates make an LSTM and a GRU far less sensitive to it.
+A layer reads 100 random inputs; the loss looks at its last state only. For each cell the gradient |dL/dh_t| is
+measured at every step, as torch.nn initialises the layer and with the initialisations of rnnkernels.init. Then W_hh
+is rescaled, gate by gate, to a given spectral radius, the largest |eigenvalue|: below 1 an RNN's gradients vanish,
+above 1 they explode until tanh saturates. Gates make an LSTM and a GRU far less sensitive to it.
 """
 
 import torch
@@ -59,7 +59,10 @@ def experiment(run):
             flows[label] = gradient_flow(rnn, x, loss)
             metrics[f"{label}: steps until 1% is left"] = reach(flows[label])
         start = build()
-        swept[cell] = [gradient_flow(set_spectral_radius(start, radius), x, loss).gain(0) ** (1 / (run.T - 1)) for radius in run.radii]
+        swept[cell] = [
+            gradient_flow(set_spectral_radius(start, radius), x, loss).gain(0) ** (1 / (run.T - 1))
+            for radius in run.radii
+        ]
     run.losses["gradients"] = flows["LSTM"].gradient[0].tolist()
     return metrics, (flows, run.radii, swept)
 
@@ -69,7 +72,12 @@ def draw(pictures):
     figure, (curves, sweep) = common.figure()
     for label, flow in flows.items():
         good = "," in label
-        curves.semilogy(flow.gradient[0].clamp(min=1e-14), color=CELLS[label.split(",")[0]], linestyle="-" if good else ":", label=label)
+        curves.semilogy(
+            flow.gradient[0].clamp(min=1e-14),
+            color=CELLS[label.split(",")[0]],
+            linestyle="-" if good else ":",
+            label=label,
+        )
     curves.set(title="|dL/dh| of a loss at the last step", xlabel="step")
     curves.legend(frameon=False, fontsize=8)
     for cell, color in CELLS.items():

@@ -2,11 +2,12 @@
 
     python -m examples.memory_task
 
-Adding (Hochreiter & Schmidhuber 1997): of T random numbers two are marked, and the answer after the last one is their sum.
-Copying: a few symbols, a long silence, then a signal to repeat them. The gradient has to come back over the whole silence.
+Adding (Hochreiter & Schmidhuber 1997): of T random numbers two are marked, and the answer after the last one is their
+sum. Copying: a few symbols, a long silence, then a signal to repeat them. The gradient has to come back over the
+whole silence.
 
-Each cell runs as torch.nn initialises it and with rnnkernels.init: orthogonal recurrent weights, and gates that start with
-memories as long as the task (`chrono`). The last line trains without clipping the gradient.
+Each cell runs as torch.nn initialises it and with rnnkernels.init: orthogonal recurrent weights, and gates that start
+with memories as long as the task (`chrono`). The last line trains without clipping the gradient.
 """
 
 import math
@@ -118,7 +119,9 @@ def draw(pictures):
             style = ":" if not with_init else "-" if clip else "--"
             axis.plot(common.smooth(pictures[0][*task, variant], 25), style, color=colors[cell], label=variant)
         axis.axhline(GUESS if task[0] == "adding" else 1 / SYMBOLS, color="black", linewidth=0.5)
-        axis.set(title=f"{task[0]}, T={task[1]}: " + ("error" if task[0] == "adding" else "part recalled"), xlabel="step")
+        axis.set(
+            title=f"{task[0]}, T={task[1]}: " + ("error" if task[0] == "adding" else "part recalled"), xlabel="step"
+        )
     axes[0].set_ylim(0, 0.35)
     axes[-1].legend(frameon=False, fontsize=8)
     return figure

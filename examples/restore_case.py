@@ -2,9 +2,10 @@
 
     python -m examples.restore_case
 
-Python's reference manual (pydoc_data, on every machine), stripped to lower-case words. Every word gets two tags: its case and
-the mark after it. What a word should look like depends on the words before it and after it, so both directions are read, and
-two layers combine them. The baseline gives each word the tags that it had most often in the text to learn from.
+Python's reference manual (pydoc_data, on every machine), stripped to lower-case words. Every word gets two tags: its
+case and the mark after it. What a word should look like depends on the words before it and after it, so both
+directions are read, and two layers combine them. The baseline gives each word the tags that it had most often in the
+text to learn from.
 """
 
 import re
@@ -52,7 +53,9 @@ def load():
 
     Prose only, and each paragraph once: the manual repeats itself, and what was learned must not come back in the test.
     """
-    paragraphs = (" ".join(p.split()) for name in sorted(topics) for p in re.split(r"\n\s*\n", topics[name]) if p[:5].strip())
+    paragraphs = (
+        " ".join(p.split()) for name in sorted(topics) for p in re.split(r"\n\s*\n", topics[name]) if p[:5].strip()
+    )
     prose = [p for p in dict.fromkeys(paragraphs) if ">>>" not in p and p.endswith((".", ":")) and p.count(" ") > 8]
     parts = [], []
     for i, paragraph in enumerate(prose):
@@ -82,14 +85,21 @@ def most_frequent(train, test):
 
 def f1(guess, truth, tags):
     """F1 of each tag: the harmonic mean of how many of the guessed are right and how many of the right are guessed."""
-    both, either = ((guess == t) & (truth == t) for t in range(tags)), ((guess == t).sum() + (truth == t).sum() for t in range(tags))
+    both, either = (
+        ((guess == t) & (truth == t) for t in range(tags)),
+        ((guess == t).sum() + (truth == t).sum() for t in range(tags)),
+    )
     return torch.tensor([2 * b.sum() / n.clamp(min=1) for b, n in zip(both, either)])
 
 
 def scores(guess, truth, of=""):
-    by_tag = dict(zip((*CASES, "no mark", *MARKS[1:]), [*f1(guess[0], truth[0], len(CASES)), *f1(guess[1], truth[1], len(MARKS))]))
+    by_tag = dict(
+        zip((*CASES, "no mark", *MARKS[1:]), [*f1(guess[0], truth[0], len(CASES)), *f1(guess[1], truth[1], len(MARKS))])
+    )
     both = (guess[0] == truth[0]) & (guess[1] == truth[1])
-    return {f"both tags right{of}": both.float().mean()} | {f"F1 of {tag}{of}": value for tag, value in by_tag.items()}, by_tag
+    return {f"both tags right{of}": both.float().mean()} | {
+        f"F1 of {tag}{of}": value for tag, value in by_tag.items()
+    }, by_tag
 
 
 def spelled(tagged, cases, marks):
@@ -101,18 +111,25 @@ def experiment(run):
     train, test = load()
     counts = Counter(word for word, *_ in train)
     vocabulary = {word: i for i, word in enumerate((w for w, n in counts.items() if n > 1), 1)}
-    words, cases, marks = (numbers[: len(numbers) // run.T * run.T].view(-1, run.T).t() for numbers in numbered(train, vocabulary))
+    words, cases, marks = (
+        numbers[: len(numbers) // run.T * run.T].view(-1, run.T).t() for numbers in numbered(train, vocabulary)
+    )
     model = Restorer(run.library, len(vocabulary) + 1, run.hidden, run.layers)
 
     def loss():
         rows = torch.randint(words.shape[1], (run.batch,))
         case, mark = model(words[:, rows])
-        return cross_entropy(case.flatten(0, 1), cases[:, rows].flatten()) + cross_entropy(mark.flatten(0, 1), marks[:, rows].flatten())
+        return cross_entropy(case.flatten(0, 1), cases[:, rows].flatten()) + cross_entropy(
+            mark.flatten(0, 1), marks[:, rows].flatten()
+        )
 
     losses = run.train("restore_case", model, loss, lr=5e-3)
     unseen, *truth = numbered(test, vocabulary)
     with torch.inference_mode():
-        guess = [torch.cat([part[:, 0].argmax(-1) for part in parts]) for parts in zip(*(model(w[:, None]) for w in unseen.split(512)))]
+        guess = [
+            torch.cat([part[:, 0].argmax(-1) for part in parts])
+            for parts in zip(*(model(w[:, None]) for w in unseen.split(512)))
+        ]
     ours, by_tag = scores(guess, truth)
     baseline, baseline_by_tag = scores(most_frequent(train, test), truth, " of the baseline")
     return ours | baseline, (losses, by_tag, baseline_by_tag, spelled(test[:60], guess[0], guess[1]))

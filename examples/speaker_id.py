@@ -2,10 +2,10 @@
 
     python -m examples.speaker_id
 
-JapaneseVowels (Kudo, Toyama, Shimbo 1999; carried by the package aeon): nine men say two vowels, 270 recordings to learn from
-and 370 to name, each 7 to 29 steps of 12 cepstral coefficients. The batch is padded and `lengths=` tells the GRU where each
-recording ends: its last state forward and its last state backward, h_n, are what the classifier reads. Nothing is sorted or
-packed, and padding never reaches a result.
+JapaneseVowels (Kudo, Toyama, Shimbo 1999; carried by the package aeon): nine men say two vowels, 270 recordings to
+learn from and 370 to name, each 7 to 29 steps of 12 cepstral coefficients. The batch is padded and `lengths=` tells
+the GRU where each recording ends: its last state forward and its last state backward, h_n, are what the classifier
+reads. Nothing is sorted or packed, and padding never reaches a result.
 """
 
 import torch
@@ -58,12 +58,17 @@ def experiment(run):
     def loss():
         rows = torch.randperm(len(train[1]))[: run.batch]
         x = (train[0][:, rows] - mean) / std
-        return cross_entropy(model(x + run.noise * torch.randn_like(x), train[1][rows]), train[2][rows], label_smoothing=0.1)
+        return cross_entropy(
+            model(x + run.noise * torch.randn_like(x), train[1][rows]), train[2][rows], label_smoothing=0.1
+        )
 
     losses = run.train("speaker_id", model, loss)
     with torch.inference_mode():
         guesses = model((test[0] - mean) / std, test[1]).argmax(1)
-    metrics = {"accuracy": (guesses == test[2]).float().mean(), "accuracy of the nearest mean": nearest_mean(train, test)}
+    metrics = {
+        "accuracy": (guesses == test[2]).float().mean(),
+        "accuracy of the nearest mean": nearest_mean(train, test),
+    }
     confusion = torch.zeros(9, 9).index_put_((test[2], guesses), torch.ones(len(guesses)), accumulate=True)
     return metrics, (losses, confusion, train)
 

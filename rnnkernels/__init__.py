@@ -14,4 +14,5 @@ from .stepper import Stepper
 from .tbptt import tbptt
 
 __all__ = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell",
-           "Stepper", "convert", "revert", "patch_torch", "tbptt", "functional", "reference", "init", "diagnostics", "info"]
+           "Stepper", "convert", "revert", "patch_torch", "tbptt",
+           "functional", "reference", "init", "diagnostics", "info"]

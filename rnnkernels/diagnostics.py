@@ -6,9 +6,9 @@
 
 Two measures, for every layer, direction and step (Bengio et al. 1994; Pascanu et al. 2013, arXiv:1211.5063):
 
-    |dL/dh_t|              the gradient that arrives at a state, from the loss of its own step and, through time, of later ones
-    J_t = ds_T / ds_t      the product of the Jacobians of the steps after t, which carries a gradient from the last state s_T
-                           back to s_t. It does not depend on the loss
+    |dL/dh_t|            the gradient that arrives at a state, from the loss of its own step and of all later ones
+    J_t = ds_T / ds_t    the product of the Jacobians of the steps after t, which carries a gradient from the last state
+                         s_T back to s_t. It does not depend on the loss
 
 The plain-PyTorch steps of `reference` run here, one by one, for the fused kernels return no gradient of an inner state.
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from . import reference
+from .support import read_parameters
 
 __all__ = ["gradient_flow", "GradientFlow"]
 
@@ -26,15 +27,15 @@ VANISHED, EXPLODED = 1e-3, 1e3  # of a gradient, over the whole sequence
 
 @dataclass
 class GradientFlow:
-    """What `gradient_flow` measured. One row per layer and direction, in the order of h_n: [L*D]; columns are the T steps.
+    """What `gradient_flow` measured. A row per layer and direction, in the order of h_n: [L*D]; a column per step.
 
     kind      LSTM, GRU or RNN
     layers    names of the rows
     gradient  [L*D, T] |dL/dh_t|, the norm over batch and units
     cell      [L*D, T] |dL/dc_t| of an LSTM, whose c is what carries gradients far (by way of h_t too); None for others
-    jacobian  [L*D, T] the gain of J_t: by which factor a gradient of random direction grows (root mean square) on its way
-              from the direction's last step back to step t, |J_t|_F / sqrt(n) for a state s of n numbers ((h, c) of an
-              LSTM), mean over the batch. 1 at the last step (for a reverse direction that is t = 0)
+    jacobian  [L*D, T] the gain of J_t: by which factor a gradient of random direction grows (root mean square) on its
+              way from the direction's last step back to step t, |J_t|_F / sqrt(n) for a state s of n numbers, of an
+              LSTM (h, c); mean over the batch. 1 at the last step (for a reverse direction that is t = 0)
     """
 
     kind: str
@@ -64,12 +65,13 @@ class GradientFlow:
         verdicts = set()
         for row, name in enumerate(self.layers):
             first, last, gain = self.gradient[row, 0], self.gradient[row, -1], self.gain(row)
-            verdicts.add(self.verdict(row))
-            lines.append(f"{name:<18}{first:>20.2e}{last:>11.2e}{gain:>10.1e}{gain ** (1 / max(T - 1, 1)):>8.3f}  {self.verdict(row)}")
+            a_step, verdict = gain ** (1 / max(T - 1, 1)), self.verdict(row)
+            lines.append(f"{name:<18}{first:>20.2e}{last:>11.2e}{gain:>10.1e}{a_step:>8.3f}  {verdict}")
+            verdicts.add(verdict)
         return "\n".join(lines + [_ADVICE[v](self.kind, T) for v in sorted(verdicts) if v in _ADVICE])
 
     def plot(self, path=None):
-        """Both measures over the steps, on a logarithmic scale. Returns the matplotlib Figure; writes it to `path` if given."""
+        """Both measures over the steps, on a logarithmic scale. Returns the matplotlib Figure and writes it to `path`."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")
@@ -91,10 +93,10 @@ class GradientFlow:
 _ADVICE = {
     "vanishes": lambda kind, T: {
         "RNN": "vanishes: use an LSTM or a GRU, or rnnkernels.init.orthogonal(module)",
-        "LSTM": f"vanishes: rnnkernels.init.chrono(module, t_max={T}), or forget_bias(module, 1.0) for shorter memories",
+        "LSTM": f"vanishes: rnnkernels.init.chrono(module, t_max={T}), or forget_bias(module) for shorter memories",
         "GRU": f"vanishes: rnnkernels.init.chrono(module, t_max={T})",
     }[kind],
-    "explodes": lambda kind, T: "explodes: torch.nn.utils.clip_grad_norm_(parameters, 1.0) before the optimizer's step, "
+    "explodes": lambda kind, T: "explodes: torch.nn.utils.clip_grad_norm_(parameters, 1.0) after backward(), "
                                 "rnnkernels.init.orthogonal(module), a smaller learning rate",
 }  # fmt: skip
 
@@ -102,18 +104,20 @@ _ADVICE = {
 def gradient_flow(module, x, loss):
     """Measures how gradients travel through the layers and steps of a recurrent module. Returns a `GradientFlow`.
 
-    module  LSTM, GRU or RNN, ours or torch.nn's; its parameters, and their .grad, stay as they are. No dropout is applied
+    module  LSTM, GRU or RNN, ours or torch.nn's; its parameters and their .grad stay as they are. No dropout is applied
     x       the module's input, [T, B, I] or, when batch_first, [B, T, I]
     loss    a function from the module's output (its first result, in its layout and dtype) to a scalar
 
     Time and memory are those of T small steps and T*B Jacobians [n, n]: a few rows of a batch say as much as all.
-    TypeError for another module; ValueError for an input of another shape, or a loss that is no scalar or does not depend on
-    the output.
+    TypeError for another module; ValueError for an input of another shape, or a loss that is no scalar or does not
+    depend on the output.
     """
     if not isinstance(module, torch.nn.RNNBase):
         raise TypeError(f"gradient_flow: expected an LSTM, GRU or RNN, got {type(module).__name__}")
     if x.dim() != 3 or x.shape[-1] != module.input_size or not x.numel():
-        raise ValueError(f"gradient_flow: x must be [T, B, {module.input_size}] (batch_first: [B, T, ...]), got {list(x.shape)}")
+        raise ValueError(
+            f"gradient_flow: x must be [T, B, {module.input_size}] (batch_first: [B, T, ...]), got {list(x.shape)}"
+        )
     steps = x.transpose(0, 1) if module.batch_first else x
     with torch.enable_grad():
         rows, output = _run(module, steps.detach())
@@ -132,7 +136,7 @@ def gradient_flow(module, x, loss):
 
 @dataclass
 class _Row:
-    """One layer in one direction: its step (x, *states, *weights) -> states, and what went in and came out, in order of time."""
+    """One layer in one direction: its step (x, *states, *weights) -> states; what went in and out, as it ran."""
 
     name: str
     reverse: bool
@@ -145,13 +149,15 @@ class _Row:
 def _run(module, x):
     """All layers, step by step: (rows, output [T, B, D*P])."""
     directions = 2 if module.bidirectional else 1
-    per_layer = len(module._flat_weights) // module.num_layers
+    flat = read_parameters(module, module._flat_weights_names)
+    per_row = len(flat) // (module.num_layers * directions)
     rows = []
     for layer in range(module.num_layers):
         inputs = list(x)
         for d in range(directions):
-            weights = module._flat_weights[layer * per_layer :][d * per_layer // directions : (d + 1) * per_layer // directions]
-            row = _Row(f"layer {layer}" + " reverse" * d, bool(d), *_step(module, weights), inputs[::-1] if d else inputs, [])
+            weights = flat[len(rows) * per_row :][:per_row]
+            name = f"layer {layer}" + " reverse" * d
+            row = _Row(name, bool(d), *_step(module, weights), inputs[::-1] if d else inputs, [])
             rows.append(row)
             row.states.append(tuple(x.new_zeros(x.shape[1], n, requires_grad=True) for n in _widths(module)))
             for x_t in row.inputs:
@@ -167,12 +173,14 @@ def _step(module, weights):
     if not module.bias:
         weights[2:2] = None, None
     relu = module.mode == "RNN_RELU"
-    cell = {"LSTM": reference.lstm_step, "GRU": reference.gru_step}.get(module.mode, lambda *a: reference.rnn_step(*a, relu))
-    return cell, weights
+    steps = {"LSTM": reference.lstm_step, "GRU": reference.gru_step}
+    return steps.get(module.mode, lambda *a: reference.rnn_step(*a, relu)), weights
 
 
 def _widths(module):
-    return (module.proj_size or module.hidden_size, module.hidden_size) if module.mode == "LSTM" else (module.hidden_size,)
+    """Of the parts of a state: h, and an LSTM's c."""
+    H = module.hidden_size
+    return (module.proj_size or H, H) if module.mode == "LSTM" else (H,)
 
 
 def _in_order(row, values):

@@ -1,12 +1,13 @@
-"""Initialisations of recurrent layers, each applied to every LSTM, GRU and RNN (and cell) in a module, which it returns.
+"""Initialisations of recurrent layers, applied to every LSTM, GRU and RNN (and cell) in a module, which they return.
 
     lstm = init.chrono(init.orthogonal(init.xavier(rnnkernels.LSTM(64, 128))), t_max=200)
 
-Modules of torch.nn are taken as well as ours. A weight of G gates is G matrices on top of each other, and each is drawn by
-itself: the fans and the orthogonality of the whole [G*H, K] have no meaning. What a function does not name it leaves alone.
+Modules of torch.nn are taken as well as ours. A weight of G gates is G matrices on top of each other, and each is
+drawn by itself: the fans and the orthogonality of the whole [G*H, K] have no meaning. What a function does not name
+it leaves alone.
 
-TypeError where the module has no layer of the kind. ValueError, before anything is changed, where a layer has no bias to set
-or the parameter is computed by weight_norm or a parametrization.
+TypeError where the module has no layer of the kind. ValueError, before anything is changed, where a layer has no bias
+to set or the parameter is computed by weight_norm or a parametrization.
 """
 
 import torch
@@ -45,8 +46,8 @@ def xavier(module, gain=1.0):
 def forget_bias(module, value=1.0):
     """LSTM: the bias of the forget gate, b_if + b_hf, is `value`: a new LSTM then remembers before it has learned to.
 
-    Gers et al. 2000; Jozefowicz et al. 2015, "An empirical exploration of recurrent network architectures", who find that
-    1 makes an LSTM as good as the best cells they searched for. A GRU has no forget gate: see `chrono`.
+    Gers et al. 2000; Jozefowicz et al. 2015, "An empirical exploration of recurrent network architectures", who find
+    that 1 makes an LSTM as good as the best cells they searched for. A GRU has no forget gate: see `chrono`.
     """
     for layer, biases in _biases(module, ("LSTM",)):
         _set_gate(layer, biases, "f", value)
@@ -57,8 +58,8 @@ def forget_bias(module, value=1.0):
 def chrono(module, t_max):
     """LSTM and GRU: gates that keep, unit by unit, memories of 1 to `t_max` steps, the longest dependency expected.
 
-    Tallec & Ollivier 2018 (arXiv:1804.11188), section 2: with u uniform in 1..t_max-1, b_f = log u and b_i = -log u, so that
-    f = u / (1 + u) forgets in about u steps. A GRU of torch.nn keeps h where z is 1: b_z = log u.
+    Tallec & Ollivier 2018 (arXiv:1804.11188), section 2: with u uniform in 1..t_max-1, b_f = log u and b_i = -log u, so
+    that f = u / (1 + u) forgets in about u steps. A GRU of torch.nn keeps h where z is 1: b_z = log u.
     ValueError for t_max <= 2.
     """
     if not t_max > 2:
@@ -82,10 +83,12 @@ def _kind(layer):
 
 
 def _named(module, kinds, prefix, required=True):
-    """(layer, parameter) for all parameters whose names begin with `prefix`, of all layers of these kinds in the module."""
+    """(layer, parameter) for all parameters whose names begin with `prefix`, of all layers of these kinds."""
     layers = [m for m in module.modules() if _kind(m) in kinds]
     if not layers:
-        raise TypeError(f"expected {', '.join(kinds)} layers or cells in the module, found none in {type(module).__name__}")
+        raise TypeError(
+            f"expected {', '.join(kinds)} layers or cells in the module, found none in {type(module).__name__}"
+        )
     found = []
     for layer in layers:
         names = getattr(layer, "_flat_weights_names", ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
@@ -94,7 +97,9 @@ def _named(module, kinds, prefix, required=True):
             raise ValueError(f"{type(layer).__name__} has no {prefix}: build it with bias=True")
         for name in names:
             if name not in layer._parameters:
-                raise ValueError(f"{name} is computed by a parametrization: initialise {type(layer).__name__} before it is added")
+                raise ValueError(
+                    f"{name} is computed by a parametrization: initialise {type(layer).__name__} before it is added"
+                )
             found.append((layer, layer._parameters[name]))
     return found
 

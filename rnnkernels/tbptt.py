@@ -6,7 +6,7 @@ __all__ = ["tbptt"]
 
 
 def tbptt(sequence, chunk, *, state=None, overlap=0):
-    """Iterates over a long sequence in chunks of `chunk` steps, carrying a model's state through it without its history.
+    """Iterates over a long sequence in chunks of `chunk` steps and carries a model's state through it, without history.
 
         chunks = rnnkernels.tbptt((inputs, targets), 64)
         for (x, y), state in chunks:
@@ -14,21 +14,21 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
             loss(out, y).backward()
             ...                                   # any optimizer
 
-    Gradients stop where a chunk begins, the state does not: the model remembers further back than a chunk, and a training
-    step costs the same anywhere in the sequence. Each `for` begins again, with the first step and the given state.
+    Gradients stop where a chunk begins, the state does not: the model remembers further back than a chunk, and training
+    costs the same anywhere in the sequence. Each `for` begins again, with the first step and the given state.
 
     sequence  a tensor [T, B, ...], or a tuple or list of such with one T. A chunk is a view of it, or a tuple of views;
               the last one is shorter where T demands it
     chunk     steps in a chunk: how far back gradients reach at most (k2 of Williams & Peng 1990, "An efficient
               gradient-based algorithm for on-line training of recurrent network trajectories")
-    state     the state before the first step, as the model takes it: None, a tensor, or tuples, lists and dicts of tensors
-    overlap   steps that a chunk shares with the one before it: 0 <= overlap < chunk. A chunk then starts `chunk - overlap`
+    state     the state before the first step, as the model takes it: None, a tensor, or tuples, lists and dicts of such
+    overlap   steps that a chunk shares with the one before it: 0 <= overlap < chunk. A chunk starts `chunk - overlap`
               steps after the one before (k1), so gradients reach back at least `overlap` steps from every new one
 
     The iterator has
 
-    state   to be set in each round to the state before the NEXT chunk, detached as it is set; None starts from zero again.
-            After the last round it is the state for whatever comes next. RuntimeError at the next chunk when it was not set
+    state   to be set in each round to the state before the NEXT chunk, detached as it is set; None starts from zero.
+            After the last round it is the state for what comes next. RuntimeError at the next chunk if it was not set
     stride  chunk - overlap: the next chunk begins after this many steps of the present one
     new     steps of the present chunk that no earlier chunk had: its last `new` ones
 
@@ -43,8 +43,8 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
 
     (The last chunk may end before its stride: x[chunks.stride:] is then empty and is to be left out.)
 
-    TypeError for a sequence that is no tensor or tuple of tensors, or a chunk or overlap that is no integer; ValueError for
-    a chunk < 1, an overlap outside 0..chunk-1, tensors of different lengths, or no step at all.
+    TypeError for a sequence that is no tensor or tuple of tensors, or a chunk or overlap that is no integer; ValueError
+    for a chunk < 1, an overlap outside 0..chunk-1, tensors of different lengths, or no step at all.
     """
     return _Chunks(sequence, chunk, state, overlap)
 
@@ -83,7 +83,9 @@ class _Chunks:
 
     def __next__(self):
         if not self._handed_back:
-            raise RuntimeError("tbptt: the state was not handed back: write `out, chunks.state = rnn(x, state)` in the loop")
+            raise RuntimeError(
+                "tbptt: the state was not handed back: write `out, chunks.state = rnn(x, state)` in the loop"
+            )
         seen = 0 if self._start is None else min(self._start + self._chunk, self._T)
         if seen == self._T:
             raise StopIteration
@@ -97,7 +99,9 @@ class _Chunks:
 def _steps(tensors):
     """T of all tensors."""
     if not isinstance(tensors, (tuple, list)) or not tensors or not all(isinstance(t, torch.Tensor) for t in tensors):
-        raise TypeError(f"tbptt: sequence must be a tensor [T, B, ...] or a tuple of such, got {type(tensors).__name__}")
+        raise TypeError(
+            f"tbptt: sequence must be a tensor [T, B, ...] or a tuple of such, got {type(tensors).__name__}"
+        )
     lengths = [len(t) if t.dim() else 0 for t in tensors]
     if len(set(lengths)) > 1:
         raise ValueError(f"tbptt: the tensors must have the same number of steps, got {lengths}")

@@ -39,8 +39,9 @@ def one_step_a_call(module, x, state=None):
 def test_one_layer(kind, package):
     module, x = build(kind, package), torch.randn(T, B, I, dtype=torch.float64)
     outs, states = one_step_a_call(module, x)
-    grad = lambda variables: torch.autograd.grad(loss(torch.cat(outs)), variables, retain_graph=True, allow_unused=True,
-                                                 materialize_grads=True)
+    grad = lambda variables: torch.autograd.grad(
+        loss(torch.cat(outs)), variables, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     flow = gradient_flow(module, x, loss)
     h = [a + b for a, b in zip(grad(outs), grad([s[0] for s in states]))]  # out and h_n are two variables for one h
     assert torch.allclose(flow.gradient[0], torch.stack([g.norm() for g in h]), rtol=1e-10)
@@ -72,7 +73,11 @@ def test_two_layers_two_directions(kind, bias):
     if kind == "LSTM":
         expected = torch.autograd.grad(loss(inputs), [s[1] for row in rows for s in row])
         assert torch.allclose(flow.cell.flatten(), torch.stack([g.norm() for g in expected]), rtol=1e-10)
-    assert flow.jacobian.shape == (4, T) and (flow.jacobian[[0, 2], -1] == 1).all() and (flow.jacobian[[1, 3], 0] == 1).all()
+    assert (
+        flow.jacobian.shape == (4, T)
+        and (flow.jacobian[[0, 2], -1] == 1).all()
+        and (flow.jacobian[[1, 3], 0] == 1).all()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,6 +89,7 @@ def test_jacobians_multiplied_out(kind):
     for t in range(T - 1):
         gains = []
         for row in range(B):
+
             def last_state(flat):
                 state = tuple(s[None, None].contiguous() for s in flat.split(widths))
                 _, after = one_step_a_call(module, x[t + 1 :, row : row + 1], state if len(state) == 2 else state[0])
@@ -126,6 +132,18 @@ def test_layout_dtype_and_what_is_left_alone():
     with torch.no_grad():
         frozen = gradient_flow(module.requires_grad_(False), x, lambda out: out[:, -1].sum())
     assert torch.equal(frozen.gradient, flow.gradient)
+
+
+def test_computed_weights():
+    """The weights of now, not those of the constructor."""
+    module, x = rnnkernels.GRU(I, H), torch.randn(T, B, I)
+    expected = gradient_flow(module, x, lambda out: out[-1].sum())
+    torch.nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+    flow = gradient_flow(module, x, lambda out: out[-1].sum())
+    assert torch.allclose(flow.jacobian, expected.jacobian, rtol=1e-4)
+    with torch.no_grad():
+        module.parametrizations.weight_hh_l0.original0.zero_()
+    assert gradient_flow(module, x, lambda out: out[-1].sum()).gain(0) != flow.gain(0)
 
 
 def test_errors():

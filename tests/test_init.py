@@ -89,6 +89,7 @@ def test_chrono(package, cell):
 @pytest.mark.parametrize("kind", ("LSTM", "GRU"))
 def test_chrono_remembers(kind):
     """The point of it: with no input, a memory of 1 outlasts a default layer's."""
+
     def left(module):
         h = torch.ones(1, 1, 64)
         hx = (torch.zeros_like(h), h) if kind == "LSTM" else h

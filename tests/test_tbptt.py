@@ -43,7 +43,7 @@ def test_is_the_loop_one_would_write(cell, chunk):
 
 @pytest.mark.parametrize("chunk, overlap", ((4, 2), (4, 3), (5, 1), (11, 5), (20, 3)))
 def test_overlap(chunk, overlap):
-    """Each window is that of k1 = chunk - overlap, k2 = chunk; every step is new once; states are the sequence's own."""
+    """Each window is that of k1 = chunk - overlap, k2 = chunk; each step is new once; states are the sequence's own."""
     rnn, xs, ys = build("LSTM")
     chunks, starts, new = rnnkernels.tbptt((xs, ys), chunk, overlap=overlap), [], 0
     whole = rnn(xs)[0]
@@ -102,21 +102,24 @@ def test_a_forgotten_state_is_an_error():
             rnn(x, state)
 
 
-@pytest.mark.parametrize("arguments, options, error, words", (
-    ((torch.zeros(5, 2), 0), {}, ValueError, "at least 1"),
-    ((torch.zeros(5, 2), -3), {}, ValueError, "at least 1"),
-    ((torch.zeros(5, 2), 2.0), {}, TypeError, "chunk must be an integer, got float"),
-    ((torch.zeros(5, 2), True), {}, TypeError, "integer"),
-    ((torch.zeros(5, 2), 2), {"overlap": 2}, ValueError, r"0\.\.1"),
-    ((torch.zeros(5, 2), 2), {"overlap": -1}, ValueError, r"0\.\.1"),
-    ((torch.zeros(5, 2), 2), {"overlap": 0.5}, TypeError, "overlap must be an integer"),
-    (((torch.zeros(5, 2), torch.zeros(4, 2)), 2), {}, ValueError, r"\[5, 4\]"),
-    ((torch.zeros(0, 2), 2), {}, ValueError, "no step"),
-    ((torch.tensor(1.0), 2), {}, ValueError, "no step"),
-    (("text", 2), {}, TypeError, "got str"),
-    (((), 2), {}, TypeError, "tuple"),
-    (((torch.zeros(5), [1] * 5), 2), {}, TypeError, "tensor"),
-))
+@pytest.mark.parametrize(
+    "arguments, options, error, words",
+    (
+        ((torch.zeros(5, 2), 0), {}, ValueError, "at least 1"),
+        ((torch.zeros(5, 2), -3), {}, ValueError, "at least 1"),
+        ((torch.zeros(5, 2), 2.0), {}, TypeError, "chunk must be an integer, got float"),
+        ((torch.zeros(5, 2), True), {}, TypeError, "integer"),
+        ((torch.zeros(5, 2), 2), {"overlap": 2}, ValueError, r"0\.\.1"),
+        ((torch.zeros(5, 2), 2), {"overlap": -1}, ValueError, r"0\.\.1"),
+        ((torch.zeros(5, 2), 2), {"overlap": 0.5}, TypeError, "overlap must be an integer"),
+        (((torch.zeros(5, 2), torch.zeros(4, 2)), 2), {}, ValueError, r"\[5, 4\]"),
+        ((torch.zeros(0, 2), 2), {}, ValueError, "no step"),
+        ((torch.tensor(1.0), 2), {}, ValueError, "no step"),
+        (("text", 2), {}, TypeError, "got str"),
+        (((), 2), {}, TypeError, "tuple"),
+        (((torch.zeros(5), [1] * 5), 2), {}, TypeError, "tensor"),
+    ),
+)
 def test_wrong_arguments(arguments, options, error, words):
     with pytest.raises(error, match=words):
         rnnkernels.tbptt(*arguments, **options)
