@@ -117,7 +117,7 @@ def draw(pictures):
     for axis, task in zip(axes, tasks):
         for variant, (cell, with_init, clip) in VARIANTS.items():
             style = ":" if not with_init else "-" if clip else "--"
-            axis.plot(common.smooth(pictures[0][*task, variant], 25), style, color=colors[cell], label=variant)
+            axis.plot(common.smooth(pictures[0][(*task, variant)], 25), style, color=colors[cell], label=variant)
         axis.axhline(GUESS if task[0] == "adding" else 1 / SYMBOLS, color="black", linewidth=0.5)
         axis.set(
             title=f"{task[0]}, T={task[1]}: " + ("error" if task[0] == "adding" else "part recalled"), xlabel="step"

@@ -76,3 +76,24 @@ def test_padded_is_the_same_with_both_libraries():
     ours.load_state_dict(theirs.state_dict())
     for a, b in zip(common.padded(ours, x, lengths), common.padded(theirs, x, lengths)):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_full_is_three_seeds_and_judged(tmp_path, capsys):
+    def experiment(run):
+        run.train("toy", model := torch.nn.Linear(1, 1), lambda: model(torch.rand(4, 1)).square().mean())
+        return {"seed": run.seed, "guessing": 0.5}, run.losses["toy"]
+
+    def draw(pictures):
+        made, (axis,) = common.figure(1)
+        axis.plot(pictures[2])
+        return made
+
+    def run(bar, *options):
+        settings = {"quick": dict(steps=2), "full": dict(steps=3)}
+        return common.main("toy", "A toy.", settings, [bar], experiment, draw, ["--out", str(tmp_path), *options])
+
+    assert run(common.Bar("seed", "guessing", by=0.5), "--full") == 0
+    result = json.loads((tmp_path / "toy.full.json").read_text())
+    assert result["seeds"] == [0, 1, 2] and result["mean"]["seed"] == 1 and len(result["losses"][2]["toy"]) == 3
+    assert run(common.Bar("seed", "guessing", by=0.6), "--full") == 1
+    assert "± 0.8165" in capsys.readouterr().out
