@@ -66,23 +66,13 @@ class Run:
         except KeyError:
             raise AttributeError(name) from None
 
-    def train(
-        self,
-        label: str,
-        model: nn.Module,
-        loss: Callable[[], Tensor],
-        *,
-        steps: int | None = None,
-        lr: float = 3e-3,
-        clip: float = 1.0,
-    ) -> list[float]:
+    def train(self, label: str, model: nn.Module, loss: Callable[[], Tensor], *, lr=3e-3, clip=1.0) -> list[float]:
         """Adam on `loss()`, which draws its own batch; the learning rate falls along a cosine. Returns the losses."""
-        steps = steps or self.steps
         optimizer = torch.optim.Adam(model.parameters(), lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         losses = self.losses[label] = []
         model.train()
-        for _ in self.track(range(steps), label, lambda: f"loss {losses[-1]:.3f}"):
+        for _ in self.track(range(self.steps), label, lambda: f"loss {losses[-1]:.3f}"):
             value = loss()
             optimizer.zero_grad()
             value.backward()
@@ -105,11 +95,11 @@ def padded(rnn: nn.Module, x: Tensor, lengths: Tensor, state=None):
     """rnn(x, state, lengths=lengths) with rnnkernels; what the same takes with torch.nn."""
     if type(rnn).__module__ == "rnnkernels":
         return rnn(x, state, lengths=lengths)
+    T = x.shape[1 if rnn.batch_first else 0]
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, rnn.batch_first, enforce_sorted=False)
     out, state = rnn(packed, state)
-    return nn.utils.rnn.pad_packed_sequence(out, rnn.batch_first, total_length=x.shape[1 if rnn.batch_first else 0])[
-        0
-    ], state
+    out, _ = nn.utils.rnn.pad_packed_sequence(out, rnn.batch_first, total_length=T)
+    return out, state
 
 
 def require(module: str, package: str | None = None) -> ModuleType:

@@ -85,21 +85,17 @@ def most_frequent(train, test):
 
 def f1(guess, truth, tags):
     """F1 of each tag: the harmonic mean of how many of the guessed are right and how many of the right are guessed."""
-    both, either = (
-        ((guess == t) & (truth == t) for t in range(tags)),
-        ((guess == t).sum() + (truth == t).sum() for t in range(tags)),
-    )
-    return torch.tensor([2 * b.sum() / n.clamp(min=1) for b, n in zip(both, either)])
+    guess, truth = (one[:, None] == torch.arange(tags) for one in (guess, truth))  # [N, tags]
+    return 2 * (guess & truth).sum(0) / (guess.sum(0) + truth.sum(0)).clamp(min=1)
 
 
 def scores(guess, truth, of=""):
-    by_tag = dict(
-        zip((*CASES, "no mark", *MARKS[1:]), [*f1(guess[0], truth[0], len(CASES)), *f1(guess[1], truth[1], len(MARKS))])
-    )
+    """(metrics, F1 by tag)."""
+    names = *CASES, "no mark", *MARKS[1:]
+    by_tag = dict(zip(names, [*f1(guess[0], truth[0], len(CASES)), *f1(guess[1], truth[1], len(MARKS))]))
     both = (guess[0] == truth[0]) & (guess[1] == truth[1])
-    return {f"both tags right{of}": both.float().mean()} | {
-        f"F1 of {tag}{of}": value for tag, value in by_tag.items()
-    }, by_tag
+    metrics = {f"F1 of {tag}{of}": value for tag, value in by_tag.items()}
+    return {f"both tags right{of}": both.float().mean()} | metrics, by_tag
 
 
 def spelled(tagged, cases, marks):
@@ -118,18 +114,13 @@ def experiment(run):
 
     def loss():
         rows = torch.randint(words.shape[1], (run.batch,))
-        case, mark = model(words[:, rows])
-        return cross_entropy(case.flatten(0, 1), cases[:, rows].flatten()) + cross_entropy(
-            mark.flatten(0, 1), marks[:, rows].flatten()
-        )
+        case, mark = (logits.flatten(0, 1) for logits in model(words[:, rows]))
+        return cross_entropy(case, cases[:, rows].flatten()) + cross_entropy(mark, marks[:, rows].flatten())
 
     losses = run.train("restore_case", model, loss, lr=5e-3)
     unseen, *truth = numbered(test, vocabulary)
     with torch.inference_mode():
-        guess = [
-            torch.cat([part[:, 0].argmax(-1) for part in parts])
-            for parts in zip(*(model(w[:, None]) for w in unseen.split(512)))
-        ]
+        guess = [logits[:, 0].argmax(-1) for logits in model(unseen[:, None])]  # the whole test as one sequence
     ours, by_tag = scores(guess, truth)
     baseline, baseline_by_tag = scores(most_frequent(train, test), truth, " of the baseline")
     return ours | baseline, (losses, by_tag, baseline_by_tag, spelled(test[:60], guess[0], guess[1]))
