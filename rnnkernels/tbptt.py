@@ -36,12 +36,11 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
 
         chunks = rnnkernels.tbptt((inputs, targets), 64, overlap=48)
         for (x, y), state in chunks:
-            first, middle = rnn(x[:chunks.stride], state)
-            rest, _ = rnn(x[chunks.stride:], middle)
-            loss(torch.cat([first, rest])[-chunks.new:], y[-chunks.new:]).backward()
+            out, middle = rnn(x[:chunks.stride], state)
+            if len(x) > chunks.stride:            # else it is the last one
+                out = torch.cat([out, rnn(x[chunks.stride:], middle)[0]])
+            loss(out[-chunks.new:], y[-chunks.new:]).backward()
             chunks.state = middle
-
-    (The last chunk may end before its stride: x[chunks.stride:] is then empty and is to be left out.)
 
     TypeError for a sequence that is no tensor or tuple of tensors, or a chunk or overlap that is no integer; ValueError
     for a chunk < 1, an overlap outside 0..chunk-1, tensors of different lengths, or no step at all.
