@@ -34,9 +34,9 @@ class Frame(nn.Module):
     def __init__(self):
         super().__init__()
         self.edges = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-                                   nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))  # fmt: skip
+                                   nn.Conv2d(16, 32, 3, padding=1), nn.ReLU())  # fmt: skip
         self.what = nn.Sequential(nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten())
-        self.where = nn.Sequential(nn.Flatten(), nn.Linear(32 * 16, 16))
+        self.where = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 16, 16))
 
     def forward(self, pictures):
         """[N, 1, 16, 16] -> [N, 64]."""
