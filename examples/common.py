@@ -176,11 +176,11 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
         metrics=metrics,
         bars=judged,
         losses=[{label: losses[:20] for label, losses in run.losses.items()} for run in runs],
-        seconds=round(time.perf_counter() - start, 1),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
-    _write(args.out, name + (".full" if args.mode == "full" else ""), result, draw(pictures), console)
+    seconds = time.perf_counter() - start
+    _write(args.out, name + (".full" if args.mode == "full" else ""), result, draw(pictures), seconds, console)
     return 0 if all(one["passed"] for one in judged) else 1
 
 
@@ -216,10 +216,10 @@ def _table(name, metrics, means):
     return table
 
 
-def _write(folder, name, result, drawn, console):
+def _write(folder, name, result, drawn, seconds, console):
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
     _save_small(drawn, folder / f"{name}.png")
-    console.print(f"wrote {folder / name}.png and .json, {result['seconds']:.0f} s", markup=False)
+    console.print(f"wrote {folder / name}.png and .json, {seconds:.0f} s", markup=False)
 
 
 def _save_small(drawn, path):

@@ -13,9 +13,7 @@ import json
 import os
 import subprocess
 import sys
-import time
 from itertools import islice
-from statistics import median
 
 import rnnkernels
 import torch
@@ -95,34 +93,29 @@ def character_pairs(train, valid, characters):
     return chances[valid[:-1], valid[1:]].log().mean().neg().exp()
 
 
-def timed(losses, run, label):
-    """(losses, seconds of the median step)."""
-    values, times = [], [time.perf_counter()]
+def collect(losses, run, label):
+    values = []
     for _ in run.track(range(run.steps), label, lambda: f"loss {values[-1]:.3f}"):
         values.append(float(next(losses)))
-        times.append(time.perf_counter())
     for _ in losses:  # nothing comes, but torchrun has still to end
         pass
-    return values, median(b - a for a, b in zip(times, times[1:]))
+    return values
 
 
 def experiment(run):
     text, valid, alphabet = load_text()
     settings = run.settings | {"seed": run.seed, "library": run.library.__name__, "path": str(run.out / "ddp_lm.pt")}
     alone = build(settings, len(alphabet))
-    one, one_seconds = timed(train(alone, as_streams(text, run.batch), settings), run, "one process")
-    two, two_seconds = timed(torchrun(settings), run, f"{PROCESSES} processes")
+    one = collect(train(alone, as_streams(text, run.batch), settings), run, "one process")
+    two = collect(torchrun(settings), run, f"{PROCESSES} processes")
     run.losses |= {"one process": one, f"{PROCESSES} processes": two}
     model = build(settings, len(alphabet))
     model.load_state_dict(torch.load(settings["path"]))
     os.remove(settings["path"])
-    tokens = run.batch * run.chunk
     metrics = {
         "perplexity": perplexity(model, as_streams(valid, run.batch), run.chunk),
         "perplexity of character pairs": character_pairs(text, valid, len(alphabet)),
         f"distance of the losses over {AGREE_STEPS} steps": max(abs(a - b) for a, b in zip(one[:AGREE_STEPS], two)),
-        "tokens/s, one process": tokens / one_seconds,
-        f"tokens/s, {PROCESSES} processes": tokens / two_seconds,
     }
     return metrics, (one, two)
 
