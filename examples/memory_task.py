@@ -123,7 +123,7 @@ def draw(pictures):
             title=f"{task[0]}, T={task[1]}: " + ("error" if task[0] == "adding" else "part recalled"), xlabel="step"
         )
     axes[0].set_ylim(0, 0.35)
-    axes[-1].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     return figure
 
 
