@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet
 SOURCES := setup.py $(shell find csrc -type f)
 
-.PHONY: build test demo bench check-deep clean
+.PHONY: build test demo examples bench check-deep clean
 
 build: $(VENV)/built
 
@@ -24,11 +24,17 @@ $(VENV)/requires-%: requirements/%.txt $(VENV)/torch
 	$(PIP) -r $<
 	touch $@
 
-test: $(VENV)/built $(VENV)/requires-test
+test: $(VENV)/built $(VENV)/requires-test $(VENV)/requires-examples
 	$(RUN) -m pytest
 
 demo: $(VENV)/built $(VENV)/requires-examples
 	$(RUN) -m examples.char_lm
+
+# Every program of examples/README.md: about ten minutes on two cores. FULL=--full: three seeds, longer, hours.
+PROGRAMS := gradient_flow memory_task speaker_id caption_digit moving_digits forecast restore_case pronounce ddp_lm
+examples: $(VENV)/built $(VENV)/requires-examples
+	$(RUN) -m examples.char_lm
+	status=0; for program in $(PROGRAMS); do $(RUN) -m examples.$$program $(FULL) || status=1; done; exit $$status
 
 bench: $(VENV)/built $(VENV)/requires-bench
 	$(RUN) -m bench

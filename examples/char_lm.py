@@ -3,8 +3,9 @@
     python -m examples.char_lm
 
 Stateful truncated backpropagation through time: the text is laid out as B parallel streams, read in chunks of T
-characters. Each chunk starts from the hidden state in which the previous one ended, so the model remembers further back
-than T, but that state is detached, so gradients stop at the chunk's border and a step costs the same anywhere in the text.
+characters. Each chunk starts from the hidden state in which the previous one ended, so the model remembers further
+back than T, but that state is detached, so gradients stop at the chunk's border and a step costs the same anywhere in
+the text.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics  # Python's own reference manual: real text that is on every machine
 
@@ -42,32 +41,27 @@ class CharLM(nn.Module):
         return self.head(y), state
 
 
-def detach(state):
-    """The same numbers without their history. An LSTM's state is (h, c), the others' is h."""
-    return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
-
-
 class Training:
     """A model with everything that changes while it trains."""
 
-    def __init__(self, library, args: argparse.Namespace, characters: int):
+    def __init__(self, library, args: argparse.Namespace, streams: Tensor, characters: int):
         torch.manual_seed(args.seed)  # both models draw the same initial weights
         self.model = CharLM(library, args.cell, characters, args.hidden)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.lr)
-        self.state = None
+        self.chunks = text_chunks(streams, args.chunk)
         self.losses: list[float] = []
         self.seconds: list[float] = []
 
-    def step(self, x: Tensor, y: Tensor, first: bool):
+    def step(self):
         """One chunk of truncated BPTT: predict each next character, follow the gradient, carry the state on."""
         start = time.perf_counter()
-        logits, state = self.model(x, None if first else self.state)
+        (x, y), state = next(self.chunks, None) or next(iter(self.chunks))  # at its end the text begins again
+        logits, self.chunks.state = self.model(x, state)
         loss = cross_entropy(logits.flatten(0, 1), y.flatten())
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.state = detach(state)
         self.seconds.append(time.perf_counter() - start)
         self.losses.append(loss.item())
 
@@ -90,25 +84,19 @@ def as_streams(text: Tensor, B: int) -> Tensor:
     return text[: len(text) // B * B].view(B, -1).t().contiguous()
 
 
-def chunks(streams: Tensor, T: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """(x, y, first) for one pass over the text: y is x one character later, first where the state starts at zero."""
-    for t in range(0, len(streams) - T, T):
-        yield streams[t : t + T], streams[t + 1 : t + T + 1], t == 0
-
-
-def passes(streams: Tensor, T: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    while True:
-        yield from chunks(streams, T)
+def text_chunks(streams: Tensor, T: int):
+    """((x, y), state) for one pass over the text: y is x one character later."""
+    return rnnkernels.tbptt((streams[:-1], streams[1:]), T)
 
 
 @torch.inference_mode()
 def perplexity(model: CharLM, streams: Tensor, T: int) -> float:
     """exp of the mean loss per character, the state carried through the whole text."""
-    losses, state = [], None
-    for x, y, _ in chunks(streams, T):
-        logits, state = model(x, state)
-        losses.append(cross_entropy(logits.flatten(0, 1), y.flatten()))
-    return math.exp(torch.stack(losses).mean())
+    total, chunks = 0.0, text_chunks(streams, T)
+    for (x, y), state in chunks:
+        logits, chunks.state = model(x, state)
+        total += cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
+    return math.exp(total / streams[1:].numel())
 
 
 @torch.inference_mode()
@@ -122,14 +110,15 @@ def generate(model: CharLM, alphabet: list[str], prompt: str, length: int, tempe
     return text
 
 
-def train(ours: Training, theirs: Training, streams: Tensor, args: argparse.Namespace, console: Console):
+def train(ours: Training, theirs: Training, args: argparse.Namespace, console: Console):
     """Both on the same chunks, taking turns at going first, so that neither meets a quieter machine."""
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    said = TextColumn("{task.description}")
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), said)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=args.steps)
-        for i, (x, y, first) in enumerate(islice(passes(streams, args.chunk), args.steps)):
+        for i in range(args.steps):
             for training in (ours, theirs) if i % 2 else (theirs, ours):
-                training.step(x, y, first)
+                training.step()
             progress.update(task, advance=1, description=f"loss {ours.losses[-1]:.4f}  torch.nn {theirs.losses[-1]:.4f}")
 
 
@@ -177,10 +166,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args, console = arguments(argv), Console(highlight=False)
     train_text, valid_text, alphabet = load_text()
-    ours, theirs = (Training(library, args, len(alphabet)) for library in (rnnkernels, torch.nn))
+    streams = as_streams(train_text, args.batch)
+    ours, theirs = (Training(library, args, streams, len(alphabet)) for library in (rnnkernels, torch.nn))
     console.print(f"{len(train_text):,} characters of Python's reference manual, 2-layer {args.cell}, H={args.hidden}, "
                   f"{args.batch} streams in chunks of {args.chunk}, {torch.get_num_threads()} threads")  # fmt: skip
-    train(ours, theirs, as_streams(train_text, args.batch), args, console)
+    train(ours, theirs, args, console)
 
     apart = max(abs(a - b) for a, b in zip(ours.losses[:AGREE_STEPS], theirs.losses[:AGREE_STEPS]))
     agree = apart <= AGREE  # False for NaN as well

@@ -5,12 +5,14 @@ from . import extension
 if extension._C is not None:
     from . import autograd, flops  # noqa: F401  register what the ops need from Python
 
-from . import functional, reference
+from . import diagnostics, functional, init, reference
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, flip_update_gate, patch_torch, revert
 from .info import info
 from .layers import GRU, LSTM, RNN
 from .stepper import Stepper
+from .tbptt import tbptt
 
 __all__ = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell",
-           "Stepper", "convert", "revert", "patch_torch", "flip_update_gate", "functional", "reference", "info"]
+           "Stepper", "convert", "revert", "patch_torch", "flip_update_gate", "tbptt",
+           "functional", "reference", "init", "diagnostics", "info"]

@@ -1,0 +1,126 @@
+"""The CO2 in the air a year ahead, week by week: many-to-one regression, many steps at once, with an LSTM.
+
+    python -m examples.forecast
+
+Mauna Loa's weekly CO2, 1958 to 2001 (carried by statsmodels). The LSTM reads the last 104 weeks and its last state
+predicts the next 52. A seasonal-naive forecast says "as in the same week a year ago"; the LSTM learns what to add to
+that: its inputs are the growth over a year, the change over a week and the season, its targets the growth that is
+still to come. It learns from the weeks up to 1989 and forecasts from every week after. Two better baselines add the
+mean growth of the years up to then, which is all that an untrained head would say, and the growth of the last year.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import smooth_l1_loss
+
+from . import common
+
+SETTINGS = {
+    "quick": dict(steps=500, batch=32, hidden=48),
+    "full": dict(steps=2000, hidden=64),
+    "smoke": dict(steps=3, hidden=8),
+}
+BARS = [
+    common.Bar("error", "error of seasonal-naive", by=0.7, lower=True),
+    common.Bar("error", "error of seasonal-naive and mean growth", by=0.04, lower=True),
+    common.Bar("error", "error of seasonal-naive and last growth", by=0.08, lower=True),
+]
+YEAR, PAST, FUTURE = 52, 104, 52
+TEST_FROM = 1990
+
+
+class Forecaster(nn.Module):
+    def __init__(self, library, inputs, hidden):
+        super().__init__()
+        self.rnn = library.LSTM(inputs, hidden)
+        self.head = nn.Linear(hidden, FUTURE)
+
+    def forward(self, past):
+        """past [PAST, B, inputs] -> growth over a year at each of the next weeks [B, FUTURE], in units of its std."""
+        return self.head(self.rnn(past)[0][-1])
+
+
+def load():
+    """(CO2 [N] in parts per million, the year of each week [N] as 1958.24)."""
+    series = common.require("statsmodels.api", "statsmodels").datasets.co2.load_pandas().data.co2.interpolate()
+    days = series.index
+    return torch.tensor(series.to_numpy(), dtype=torch.float32), torch.tensor(
+        (days.year + days.dayofyear / 365.25).to_numpy()
+    )
+
+
+def features(co2, when):
+    """[N - YEAR, 4] for the weeks from YEAR on: growth in a year, change in a week, season as a point on a circle."""
+    season = 2 * math.pi * (when % 1).float()
+    growth, change = co2[YEAR:] - co2[:-YEAR], co2.diff()[YEAR - 1 :]
+    return torch.stack([growth, change, season[YEAR:].sin(), season[YEAR:].cos()], -1)
+
+
+def experiment(run):
+    co2, when = load()
+    x = features(co2, when)
+    growth = x[:, 0].clone()
+    known = int((when[YEAR:] < TEST_FROM).sum())  # the first week that is to be forecast
+    mean, std = x[:known].mean(0), x[:known].std(0)
+    x = (x - mean) / std
+    model = Forecaster(run.library, x.shape[1], run.hidden)
+    windows = x.unfold(0, PAST, 1).permute(2, 0, 1)  # [PAST, windows, 4]: window w ends before week w + PAST
+    targets = growth[PAST:].unfold(0, FUTURE, 1)  # [windows, FUTURE]
+    last_train = known - PAST - FUTURE  # its future ends before the first test week
+    first_test = known - PAST
+
+    def loss():
+        rows = torch.randint(last_train, (run.batch,))
+        past = windows[:, rows]
+        return smooth_l1_loss(model(past + 0.1 * torch.randn_like(past)), (targets[rows] - mean[0]) / std[0])
+
+    losses = run.train("forecast", model, loss, lr=2e-3)
+    tests = torch.arange(first_test, len(targets))
+    with torch.inference_mode():
+        predicted = model(windows[:, tests]) * std[0] + mean[0]
+    truth = targets[tests]
+    last = growth[tests + PAST - 1][:, None]
+    guesses = {
+        "LSTM": predicted,
+        "seasonal-naive": torch.zeros(1),
+        "seasonal-naive and mean growth": mean[0],
+        "seasonal-naive and last growth": last,
+    }
+    by_week = {name: (guess - truth).abs().mean(0) for name, guess in guesses.items()}
+    metrics = {}
+    for name, errors in by_week.items():
+        of = "" if name == "LSTM" else f" of {name}"
+        metrics |= {f"error{of}": errors.mean(), f"error next week{of}": errors[0]}
+    start = tests[len(tests) // 2] + PAST + YEAR  # the week in co2 where the forecast in the picture begins
+    naive = co2[start - YEAR : start]
+    shown = (
+        when[start - 2 * YEAR : start + FUTURE],
+        co2[start - 2 * YEAR : start + FUTURE],
+        naive,
+        naive + predicted[len(tests) // 2],
+    )
+    return metrics, (shown, by_week, losses)
+
+
+def draw(pictures):
+    (when, co2, naive, predicted), by_week, _ = pictures[0]
+    figure, (path, error) = common.figure()
+    colors = dict(zip(by_week, (common.BLUE, common.RED, common.GREEN, common.GREY)))
+    path.plot(when, co2, color="black", linewidth=1, label="measured")
+    path.plot(when[-FUTURE:], naive, color=common.RED, label="seasonal-naive")
+    path.plot(when[-FUTURE:], predicted, color=common.BLUE, label="LSTM")
+    path.set(title="CO2 at Mauna Loa, ppm: a year ahead")
+    path.legend(frameon=False, fontsize=8)
+    for name, errors in by_week.items():
+        error.plot(range(1, FUTURE + 1), errors, color=colors[name], label=name)
+    error.set(title=f"mean error of all forecasts from {TEST_FROM} on, ppm", xlabel="weeks ahead", ylim=(0, None))
+    error.legend(frameon=False, fontsize=8)
+    return figure
+
+
+PROGRAM = "forecast", __doc__, SETTINGS, BARS, experiment, draw
+
+if __name__ == "__main__":
+    common.start(*PROGRAM)
