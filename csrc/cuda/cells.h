@@ -12,14 +12,19 @@ using namespace rnnk::scalar;
 #include "cells/lstm.h"
 #include "cells/rnn.h"
 
+template <Cell cell, class C, class F>
+auto call_with(const F& f) {
+  static_assert(C::gates == gate_count(cell) && C::saved == saved_count(cell));
+  return f(C{});
+}
 // Calls f(C{}) with the cell's mathematics in V.
 template <class V, class F>
 auto with_cell(Cell cell, const F& f) {
   switch (cell) {
-    case Cell::lstm: return f(Lstm<V>{});
-    case Cell::gru: return f(Gru<V>{});
-    case Cell::rnn_tanh: return f(RnnTanh<V>{});
-    default: return f(RnnRelu<V>{});
+    case Cell::lstm: return call_with<Cell::lstm, Lstm<V>>(f);
+    case Cell::gru: return call_with<Cell::gru, Gru<V>>(f);
+    case Cell::rnn_tanh: return call_with<Cell::rnn_tanh, RnnTanh<V>>(f);
+    default: return call_with<Cell::rnn_relu, RnnRelu<V>>(f);
   }
 }
 
