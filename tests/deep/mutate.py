@@ -47,9 +47,14 @@ def verdict(tree, mutant):
     original = source.read_text()
     source.write_text(original.replace(mutant.old, mutant.new))
     try:
-        result = tree.cuda_tests(timeout=TIMEOUT) if is_cuda(mutant) else tree.build()
-        if result.returncode and "error:" in result.stdout:
-            return False, "does not compile: " + next(line for line in result.stdout.splitlines() if "error:" in line)
+        if is_cuda(mutant):
+            result = tree.cuda_tests(timeout=TIMEOUT)
+            broken = re.search("^ERROR tests/", result.stdout, re.MULTILINE)
+        else:
+            result = tree.build()
+            broken = result.returncode
+        if broken:
+            return False, "does not compile: " + next((line for line in result.stdout.splitlines() if "error:" in line), "")
         if not is_cuda(mutant):
             result = tree.fast_tests(timeout=TIMEOUT)
         return result.returncode == TESTS_FAILED or result.returncode in CRASHES, killer(result) if result.returncode else "survived"
