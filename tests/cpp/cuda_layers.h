@@ -133,7 +133,7 @@ cudaError_t enqueue(cudaError_t (*layer)(const Args&, const cuda::Gemm&, void*, 
                     size_t chunk_bytes) {
   size_t bytes = 0;
   if (const cudaError_t error = layer(args, loop.gemm(), nullptr, bytes, nullptr, chunk_bytes)) return error;
-  const Buffer<char> workspace(int64_t(std::max<size_t>(bytes, 1)), 256);
+  const Buffer<char> workspace(int64_t(bytes), 256);
   return layer(args, loop.gemm(), workspace.data(), bytes, nullptr, chunk_bytes);
 }
 
