@@ -250,7 +250,8 @@ class Backward {
     }
     queue.run(cell_kernel<T, C>, over(s_.H, std::max(rows, finished), s_.D), a_, k);
     if (i > 0 || a_.d_h0)
-      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false), Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
+      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false),
+                     Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
   }
 };
 
