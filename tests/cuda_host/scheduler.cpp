@@ -30,15 +30,15 @@ class Scheduler {
   }
 
   void run() {
-    while (!not_started_.empty() || !clusters.empty()) {
-      while (!not_started_.empty() && clusters.size() < together_) start_cluster();
-      if (lateness_ && !pending_.empty() && draw(lateness_) == 0) complete_one();
+    while (!not_started_.empty() || !clusters_.empty()) {
+      while (!not_started_.empty() && clusters_.size() < together_) start_cluster();
+      if (!pending_.empty() && ((lateness_ && draw(lateness_) == 0) || fruitless_ > quite_fruitless)) complete_one();
       if (Thread* next = pick())
         resume(*next);
       else if (!pending_.empty())
         complete_one();
       else
-        report_deadlock(clusters);
+        report_deadlock(clusters_);
     }
   }
 
@@ -46,18 +46,30 @@ class Scheduler {
   void poll(Thread& thread) { polling_.push_back(&thread); }
   void add(Pending operation) { pending_.push_back(std::move(operation)); }
 
+  // After one more round of a loop that waits for others, whom a preferred loop would starve.
+  void count_fruitless(Thread& thread) {
+    change_preference(thread);
+    if (++fruitless_ > most_fruitless) report_deadlock(clusters_);
+  }
+  void made_progress() { fruitless_ = 0; }
+  // Whether [begin, begin + bytes) is shared memory of a block that has not ended.
+  bool lies_in(const Block& block, const void* begin, size_t bytes) const {
+    const auto* at = static_cast<const unsigned char*>(begin);
+    return block.shared && at >= block.shared && at + bytes <= block.shared + shape.shared_bytes;
+  }
+
   const GridShape& shape;
   Thread* running = nullptr;
-  std::list<Cluster> clusters;  // that have started and not ended
-  unsigned fruitless = 0;       // rounds of loops since somebody made progress
 
  private:
+  static constexpr unsigned most_fruitless = 1 << 20, quite_fruitless = 1 << 10;
+
   static unsigned draw_one_of(std::initializer_list<unsigned> values) { return values.begin()[draw(values.size())]; }
 
   void start_cluster() {
     const unsigned first = not_started_.back() * shape.cluster;
     not_started_.pop_back();
-    Cluster& cluster = clusters.emplace_back();
+    Cluster& cluster = clusters_.emplace_back();
     cluster.blocks.resize(shape.cluster);
     const unsigned threads = shape.block.x * shape.block.y * shape.block.z;
     cluster.barrier.expected = shape.cluster * threads;
@@ -115,9 +127,13 @@ class Scheduler {
     std::vector<Thread*>& list = best < runnable_.size() ? runnable_ : polling_;
     entry = list.back();
     list.pop_back();
-    if (draw(256) == 0) thread->block->priority = engine();
-    if (draw(256) == 0) thread->warp().priority = engine();
+    if (draw(256) == 0) change_preference(*thread);
     return thread;
+  }
+
+  static void change_preference(Thread& thread) {
+    thread.block->priority = engine();
+    thread.warp().priority = engine();
   }
 
   Thread*& at(size_t i) { return i < runnable_.size() ? runnable_[i] : polling_[i - runnable_.size()]; }
@@ -152,14 +168,12 @@ class Scheduler {
     ++block.exited;
     if (block.exited == block.threads.size()) end(block);
     if (++cluster.exited == cluster.barrier.expected)
-      clusters.remove_if([&](const Cluster& c) { return &c == &cluster; });
+      clusters_.remove_if([&](const Cluster& c) { return &c == &cluster; });
   }
 
   void end(Block& block) {
-    for (const Pending& p : pending_) {
-      const auto* target = static_cast<const unsigned char*>(p.target);
-      if (target >= block.shared && target < block.shared + shape.shared_bytes) fault("ends its block while %s to its shared memory is in flight", p.what);
-    }
+    for (const Pending& p : pending_)
+      if (lies_in(block, p.target, 1)) fault("ends its block while %s to its shared memory is in flight", p.what);
     std::free(block.shared);
     block.shared = nullptr;
   }
@@ -174,15 +188,15 @@ class Scheduler {
 
   const std::function<void()>& kernel_;
   std::vector<unsigned> not_started_;  // clusters
+  std::list<Cluster> clusters_;        // that have started and not ended
   std::vector<Thread*> runnable_, polling_;
   std::vector<Pending> pending_;
+  unsigned fruitless_ = 0;  // rounds of loops since somebody made progress
   unsigned candidates_, lateness_;
   size_t together_;
 };
 
 Scheduler* scheduler;
-
-constexpr unsigned most_fruitless = 1 << 20;
 
 }  // namespace
 
@@ -197,7 +211,7 @@ uint64_t draw(uint64_t below) { return uint64_t((unsigned __int128)engine() * be
 Thread& self() { return *scheduler->running; }
 Thread* running_thread() { return scheduler ? scheduler->running : nullptr; }
 const GridShape& grid() { return scheduler->shape; }
-void made_progress() { scheduler->fruitless = 0; }
+void made_progress() { scheduler->made_progress(); }
 
 bool valid(const GridShape& s) {
   const bool grid = s.grid.x && s.grid.y && s.grid.z && s.grid.x <= 0x7fffffff && s.grid.y <= 65535 && s.grid.z <= 65535;
@@ -219,6 +233,8 @@ void arrive(Barrier& barrier, const Wait& wait) {
   Block& block = *self().block;
   const unsigned exited = &barrier == &block.barrier ? block.exited : block.cluster->exited;
   if (exited) fault("waits at %s; %u threads that should come have ended", describe(wait).c_str(), exited);
+  if (&barrier == &block.barrier && !barrier.waiting.empty() && barrier.waiting[0]->wait.at.line != wait.at.line)
+    fault("is at %s while others of its block wait at %s", describe(wait).c_str(), describe(barrier.waiting[0]->wait).c_str());
   if (++barrier.arrived < barrier.expected) return;
   barrier.arrived = 0;
   ++barrier.phase;
@@ -278,10 +294,8 @@ void wait_until(std::function<bool()> ready, const Wait& wait) {
 void yield_in_loop(const Wait& wait) {
   Thread& me = self();
   me.wait = wait;
-  me.block->priority = engine();  // or preferred ones that loop would starve those they wait for
-  me.warp().priority = engine();
   scheduler->make_runnable(me);
-  if (++scheduler->fruitless > most_fruitless) report_deadlock(scheduler->clusters);
+  scheduler->count_fruitless(me);
   me.fiber.suspend();
 }
 
@@ -290,9 +304,8 @@ void later(std::function<void()> complete, const void* target, const char* what)
 }
 
 Block& owner_of(const void* to, size_t bytes, const char* what) {
-  const auto* begin = static_cast<const unsigned char*>(to);
   for (Block& block : self().block->cluster->blocks)
-    if (block.shared && begin >= block.shared && begin + bytes <= block.shared + grid().shared_bytes) return block;
+    if (scheduler->lies_in(block, to, bytes)) return block;
   fault("%s: no block of its cluster that has not ended has shared memory at %p", what, to);
 }
 
