@@ -5,7 +5,7 @@
 // steps the products over its tokens (gradients.h); before it, where no gates were saved, recompute.h. end_kernel writes d_h0 and d_c0.
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
 // step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
-// Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
+// Budget: no shared memory; at most 50 registers (float64 LSTM), no spills.
 // Limits: none; every shape, dtype and architecture. Selected for all of them: it is the only regime so far.
 #include "cuda/cells.h"
 #include "cuda/gradients.h"

@@ -2,7 +2,7 @@
 // Algorithm: x W_ih^T and h W_hh^T over all tokens of the chunk, then per unit the cell's forward(), of which only what it saves is kept. No
 // cell's saved values depend on what it carries (c is saved itself), so the carry stays out. Padding gives numbers that nobody reads.
 // Threads: one a unit of one token; a warp covers 32 neighbouring units.
-// Budget: no shared memory, at most 56 registers. Sums may be split otherwise than in the forward pass's products: equal up to rounding.
+// Budget: no shared memory, at most 48 registers. Sums may be split otherwise than in the forward pass's products: equal up to rounding.
 #include "cuda/recompute.h"
 
 #include "cuda/cells.h"

@@ -149,7 +149,7 @@ MUTANTS = [
     Mutant("cuda backward: d_h0 is taken when all rows have ended", CUDA_BACKWARD, "if (!a.d_h0 || !runs(k.steps[d].after", "if (!a.d_h0 || k.steps[d].now.active || !runs(k.steps[d].after"),
     Mutant("cuda backward: d_h0 without what passed W_hh", CUDA_BACKWARD, "blends_state ? k.d_h[at] + k.d_carry[at] : k.d_h[at]", "k.d_h[at]"),
     Mutant("cuda backward: c and h after the step for those before", CUDA_BACKWARD, "const Moment& before = k.steps[d].before;", "const Moment& before = k.steps[d].now;"),
-    Mutant("cuda backward: slots that meet x and h exchanged", CUDA_BACKWARD, "tokens.slots[at] = narrow<T>(slots[meets_x.value]);", "tokens.slots[at] = narrow<T>(slots[meets_h.value]);"),
+    Mutant("cuda backward: slots that meet x and h exchanged", CUDA_BACKWARD, "tokens.slots[at] = narrow<T>(slots[meets_x.value]);", "tokens.slots[at] = narrow<T>(slots[splits_slots<C> ? meets_h.value : meets_x.value]);"),
     Mutant("cuda backward: padding keeps the slots of an earlier chunk", CUDA_BACKWARD, "      store_slots<T, C>(k.tokens, k.token_row[d] + row, H, u, zeros);\n", "      (void)zeros;\n"),
     Mutant("cuda backward: padding keeps D(state)", CUDA_BACKWARD, "if (row < step.now.active) *to = narrow<T>(0);", ""),
     Mutant("cuda backward: padding keeps o * tanh(c)", CUDA_BACKWARD, "if (k.tokens.hidden) k.tokens.hidden[(k.token_row[d] + row) * H + u] = narrow<T>(0);", ""),
