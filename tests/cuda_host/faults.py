@@ -27,9 +27,11 @@ class Fault:
 def plant(fault, folder):
     """A copy of the self-test in `folder`, with the fault."""
     text = fault.file.read_text()
-    assert text.count(fault.old) == 1, f"{fault.name}: its text occurs {text.count(fault.old)} times in {fault.file}"
+    count = text.count(fault.old)
+    assert count == 1, f"{fault.name}: its text occurs {count} times in {fault.file}"
     (folder / "cuda").mkdir(parents=True, exist_ok=True)
-    for path, copy in ((SELFTEST, SELFTEST.name), (KERNELS, KERNELS.name), (PTX, "cuda/ptx.cuh")):  # found before the originals
+    # Found before the originals, for they lie beside what includes them.
+    for path, copy in ((SELFTEST, SELFTEST.name), (KERNELS, KERNELS.name), (PTX, "cuda/ptx.cuh")):
         shutil.copy(path, folder / copy)
         if path == fault.file:
             (folder / copy).write_text(text.replace(fault.old, fault.new))
@@ -70,7 +72,8 @@ FAULTS = [
           "    ptx::mbarrier_wait(full + t % 2, uint32_t(t / 2 & 1));\n", "",
           "FAIL|ends its block while store_async|has shared memory|more often"),
     Fault("an mbarrier is waited for with the wrong parity", "store_async",
-          "uint32_t(t / 2 & 1));\n    if", "uint32_t(t & 1));\n    if", "FAIL|deadlock|more often|ends its block while"),
+          "uint32_t(t / 2 & 1));\n    if", "uint32_t(t & 1));\n    if",
+          "FAIL|deadlock|more often|ends its block while"),
     Fault("remote stores go to the buffer that is being read", "store_async",
           "uint32_t* now = h + t % 2 * width;", "uint32_t* now = h;", "FAIL"),
     Fault("fewer bytes are announced than come", "store_async",
@@ -83,14 +86,16 @@ FAULTS = [
           "uint32_t(at);\n    __syncthreads();", "uint32_t(at);", "FAIL"),
     Fault("a flag is not waited for", "load_acquire",
           "ptx::wait_at_least(flags + 2 * (b - 1), uint32_t(t + 1));", ";", "FAIL"),
+    Fault("a flag is never set", "load_acquire", "if (threadIdx.x < 2) ptx::store", "if (threadIdx.x < 1) ptx::store",
+          r"deadlock(.*\n)+  block \(1, 0, 0\) thread 0: at load_acquire, selftest_kernels.cuh:\d+"),
     Fault("the number of a word's step is not compared", "load_relaxed",
           "while (word >> 32 != uint64_t(t + 1));", "while (word >> 32 == 0);", "FAIL|deadlock"),
     Fault("the grid's barrier is missing", "GridBarrier", "    barrier.arrive_and_wait();\n", "", "FAIL"),
     Fault("the grid's barrier does not wait for its block", "GridBarrier",
           "    __syncthreads();\n    if (threadIdx.x == 0 &&", "    if (threadIdx.x == 0 &&", "FAIL", PTX),
     Fault("the grid's barrier lets its block go", "GridBarrier",
-          "ptx::wait_at_least(counter_, target_);\n    }\n    __syncthreads();", "ptx::wait_at_least(counter_, target_);\n    }",
-          "FAIL", PTX),
+          "ptx::wait_at_least(counter_, target_);\n    }\n    __syncthreads();",
+          "ptx::wait_at_least(counter_, target_);\n    }", "FAIL", PTX),
     Fault("a fragment's rows are interleaved", "mma<float>",
           "a[(g + r % 2 * 8) * k", "a[(2 * g + r % 2) * k", "FAIL"),
 ]

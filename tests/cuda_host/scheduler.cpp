@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <list>
 #include <random>
+#include <unordered_map>
 
 #include "cuda_runtime.h"
 #include "report.h"
@@ -43,7 +44,13 @@ class Scheduler {
   }
 
   void make_runnable(Thread& thread) { runnable_.push_back(&thread); }
-  void poll(Thread& thread) { polling_.push_back(&thread); }
+  void sleep(Thread& thread, const void* address) { sleeping_[address].push_back(&thread); }
+  void wake(const void* address) {
+    const auto found = sleeping_.find(address);
+    if (found == sleeping_.end()) return;
+    runnable_.insert(runnable_.end(), found->second.begin(), found->second.end());
+    sleeping_.erase(found);
+  }
   void add(Pending operation) { pending_.push_back(std::move(operation)); }
 
   // After one more round of a loop that waits for others, whom a preferred loop would starve.
@@ -113,20 +120,15 @@ class Scheduler {
   // A few threads that can run are drawn, and of them the one whose block and warp are preferred goes on. So some launches let all
   // go on at the same pace, and in others some blocks and warps run far ahead.
   Thread* pick() {
-    const size_t all = runnable_.size() + polling_.size();
-    size_t best = all;
-    for (unsigned i = 0; all && i < candidates_; ++i) {
-      const size_t at = draw(all);
-      if (can_run(at) && (best == all || preference(at) > preference(best))) best = at;
+    if (runnable_.empty()) return nullptr;
+    size_t best = draw(runnable_.size());
+    for (unsigned i = 1; i < candidates_; ++i) {
+      const size_t other = draw(runnable_.size());
+      if (preference(*runnable_[other]) > preference(*runnable_[best])) best = other;
     }
-    for (size_t i = 0, begin = all ? draw(all) : 0; best == all && i < all; ++i)
-      if (const size_t at = (begin + i) % all; can_run(at)) best = at;
-    if (best == all) return nullptr;
-    Thread*& entry = at(best);
-    Thread* thread = entry;
-    std::vector<Thread*>& list = best < runnable_.size() ? runnable_ : polling_;
-    entry = list.back();
-    list.pop_back();
+    Thread* thread = runnable_[best];
+    runnable_[best] = runnable_.back();
+    runnable_.pop_back();
     if (draw(256) == 0) change_preference(*thread);
     return thread;
   }
@@ -136,9 +138,7 @@ class Scheduler {
     thread.warp().priority = engine();
   }
 
-  Thread*& at(size_t i) { return i < runnable_.size() ? runnable_[i] : polling_[i - runnable_.size()]; }
-  bool can_run(size_t i) { return i < runnable_.size() || at(i)->ready(); }
-  std::pair<uint64_t, uint64_t> preference(size_t i) { return {at(i)->block->priority, at(i)->warp().priority}; }
+  static std::pair<uint64_t, uint64_t> preference(const Thread& thread) { return {thread.block->priority, thread.warp().priority}; }
 
   void resume(Thread& thread) {
     running = &thread;
@@ -189,7 +189,8 @@ class Scheduler {
   const std::function<void()>& kernel_;
   std::vector<unsigned> not_started_;  // clusters
   std::list<Cluster> clusters_;        // that have started and not ended
-  std::vector<Thread*> runnable_, polling_;
+  std::vector<Thread*> runnable_;
+  std::unordered_map<const void*, std::vector<Thread*>> sleeping_;  // until somebody writes there
   std::vector<Pending> pending_;
   unsigned fruitless_ = 0;  // rounds of loops since somebody made progress
   unsigned candidates_, lateness_;
@@ -211,7 +212,10 @@ uint64_t draw(uint64_t below) { return uint64_t((unsigned __int128)engine() * be
 Thread& self() { return *scheduler->running; }
 Thread* running_thread() { return scheduler ? scheduler->running : nullptr; }
 const GridShape& grid() { return scheduler->shape; }
-void made_progress() { scheduler->made_progress(); }
+void wrote(const void* address) {
+  scheduler->made_progress();
+  scheduler->wake(address);
+}
 
 bool valid(const GridShape& s) {
   const bool grid = s.grid.x && s.grid.y && s.grid.z && s.grid.x <= 0x7fffffff && s.grid.y <= 65535 && s.grid.z <= 65535;
@@ -240,7 +244,7 @@ void arrive(Barrier& barrier, const Wait& wait) {
   ++barrier.phase;
   for (Thread* thread : barrier.waiting) scheduler->make_runnable(*thread);
   barrier.waiting.clear();
-  made_progress();
+  scheduler->made_progress();
 }
 
 void wait_for(Barrier& barrier, unsigned phase, const Wait& wait) {
@@ -273,7 +277,7 @@ void warp_collective(unsigned mask, void* mine, Combine combine, const Wait& wai
     for (Thread* thread : c->threads)
       if (thread) scheduler->make_runnable(*thread);
     warp.pending.erase(c);
-    made_progress();
+    scheduler->made_progress();
   }
   me.fiber.suspend();
 }
@@ -283,12 +287,15 @@ void full_warp_collective(void* mine, Combine combine, const Wait& wait) {
   warp_collective(0xffffffff, mine, combine, wait);
 }
 
-void wait_until(std::function<bool()> ready, const Wait& wait) {
+void wait_until(const void* address, const std::function<bool()>& ready, const Wait& wait) {
   Thread& me = self();
   me.wait = wait;
-  me.ready = std::move(ready);
-  scheduler->poll(me);
+  scheduler->make_runnable(me);  // even where it need not wait, others may come first
   me.fiber.suspend();
+  while (!ready()) {  // looked at late: what was true for a moment may be missed, as on a card
+    scheduler->sleep(me, address);
+    me.fiber.suspend();
+  }
 }
 
 void yield_in_loop(const Wait& wait) {
