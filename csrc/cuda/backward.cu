@@ -5,7 +5,7 @@
 // steps the products over its tokens (gradients.h); before it, where no gates were saved, recompute.h. end_kernel writes d_h0 and d_c0.
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
 // step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
-// Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
+// Budget: no shared memory; at most 50 registers (float64 LSTM), no spills.
 // Limits: none; every shape, dtype and architecture. Selected for all of them: it is the only regime so far.
 #include "cuda/cells.h"
 #include "cuda/gradients.h"
@@ -250,7 +250,8 @@ class Backward {
     }
     queue.run(cell_kernel<T, C>, over(s_.H, std::max(rows, finished), s_.D), a_, k);
     if (i > 0 || a_.d_h0)
-      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false), Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
+      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false),
+                     Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
   }
 };
 
@@ -261,7 +262,7 @@ cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* worksp
   if (!has_kernels(args.cell)) return cudaErrorNotSupported;
   return with_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Backward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
-    if (!workspace) return bytes = layer.workspace(), cudaSuccess;
+    if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);
     layer.enqueue(queue);
     return queue.error();

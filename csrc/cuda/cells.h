@@ -12,6 +12,12 @@ using namespace rnnk::scalar;
 #include "cells/lstm.h"
 #include "cells/rnn.h"
 
+template <Cell cell, class C, class F>
+auto call_with(const F& f) {
+  static_assert(C::gates == gate_count(cell) && C::saved == saved_count(cell));
+  return f(C{});
+}
+
 // Of all cells but the GRU that resets before the product, whose step takes two products.
 inline bool has_kernels(Cell cell) { return cell != Cell::gru_reset_before; }
 
@@ -19,18 +25,19 @@ inline bool has_kernels(Cell cell) { return cell != Cell::gru_reset_before; }
 template <class V, class F>
 auto with_cell(Cell cell, const F& f) {
   switch (cell) {
-    case Cell::lstm: return f(Lstm<V>{});
-    case Cell::gru: return f(Gru<V>{});
-    case Cell::rnn_tanh: return f(RnnTanh<V>{});
-    case Cell::rnn_sigmoid: return f(RnnSigmoid<V>{});
-    default: return f(RnnRelu<V>{});
+    case Cell::lstm: return call_with<Cell::lstm, Lstm<V>>(f);
+    case Cell::gru: return call_with<Cell::gru, Gru<V>>(f);
+    case Cell::rnn_tanh: return call_with<Cell::rnn_tanh, RnnTanh<V>>(f);
+    case Cell::rnn_sigmoid: return call_with<Cell::rnn_sigmoid, RnnSigmoid<V>>(f);
+    default: return call_with<Cell::rnn_relu, RnnRelu<V>>(f);
   }
 }
 
 // Calls f(gate, slot that meets x, slot that meets h) for every gate, all of them constants: device code sees no static array.
 template <class C, class F, int... gate>
 RNNK_FN void for_gates(const F& f, std::integer_sequence<int, gate...>) {
-  (f(std::integral_constant<int, gate>{}, std::integral_constant<int, C::input_slots[gate]>{}, std::integral_constant<int, C::hidden_slots[gate]>{}), ...);
+  (f(std::integral_constant<int, gate>{}, std::integral_constant<int, C::input_slots[gate]>{},
+     std::integral_constant<int, C::hidden_slots[gate]>{}), ...);
 }
 template <class C, class F>
 RNNK_FN void for_gates(const F& f) {

@@ -165,7 +165,7 @@ cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspac
   if (!has_kernels(args.cell)) return cudaErrorNotSupported;
   return with_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Forward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
-    if (!workspace) return bytes = layer.workspace(), cudaSuccess;
+    if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);
     layer.enqueue(queue);
     return queue.error();

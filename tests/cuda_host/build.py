@@ -35,3 +35,10 @@ def build(folder, *sources, flags=(), scheduler=()):
     program = folder / "program"
     subprocess.run([CXX, *flags, *objects, *scheduler, "-o", program], check=True)
     return program
+
+
+def build_layers(folder, flags=(), instead=()):
+    """tests/cpp/test_cuda_layers.cpp with csrc/cuda; `instead`: files that take the place of those of their names."""
+    names = {path.name for path in instead}
+    sources = [path for path in sorted(ROOT.glob("csrc/cuda/*.cu")) if path.name not in names]
+    return build(folder, *sources, *instead, ROOT / "tests/cpp/test_cuda_layers.cpp", flags=(*flags, f"-I{ROOT / 'tests/cpp'}"))

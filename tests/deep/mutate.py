@@ -1,4 +1,4 @@
-"""Plants each fault of mutants.py in a scratch copy, rebuilds it and runs the fast tests, which must fail.
+"""Plants each fault of mutants.py in a scratch copy, rebuilds it and runs the fast tests, or those of the CUDA layers, which must fail.
 
     python tests/deep/mutate.py [WORD ...]     only the mutants whose name contains a word
 
@@ -36,16 +36,27 @@ def killer(result):
     return failed.group(1) if failed else f"ended with {result.returncode}"
 
 
+def is_cuda(mutant):
+    """Whether it is in what only the host tests of the CUDA layers run, which build it themselves."""
+    return mutant.file.startswith("csrc/cuda/")
+
+
 def verdict(tree, mutant):
     """(killed, by what)."""
     source = tree.path / mutant.file
     original = source.read_text()
     source.write_text(original.replace(mutant.old, mutant.new))
     try:
-        build = tree.build()
-        if build.returncode:
-            return False, "does not compile: " + next((line for line in build.stdout.splitlines() if "error:" in line), "")
-        result = tree.fast_tests(timeout=TIMEOUT)
+        if is_cuda(mutant):
+            result = tree.cuda_tests(timeout=TIMEOUT)
+            broken = re.search("^ERROR tests/", result.stdout, re.MULTILINE)
+        else:
+            result = tree.build()
+            broken = result.returncode
+        if broken:
+            return False, "does not compile: " + next((line for line in result.stdout.splitlines() if "error:" in line), "")
+        if not is_cuda(mutant):
+            result = tree.fast_tests(timeout=TIMEOUT)
         return result.returncode == TESTS_FAILED or result.returncode in CRASHES, killer(result) if result.returncode else "survived"
     except subprocess.TimeoutExpired:
         return False, f"no verdict after {TIMEOUT} s"
@@ -53,13 +64,17 @@ def verdict(tree, mutant):
         source.write_text(original)
 
 
-def prepare():
-    """One tree per job, built, of which one has passed the fast tests without a fault."""
+def prepare(mutants):
+    """One tree per job, built, of which one has passed without a fault the tests that the mutants need."""
     trees = [Tree(f"mutants-{job}", "-O1 -g0", jobs=1) for job in range(MAX_JOBS)]
-    with ThreadPoolExecutor(MAX_JOBS) as pool:
-        results = list(pool.map(Tree.build, trees))
-    if not any(result.returncode for result in results):
-        results = [trees[0].fast_tests()]
+    results = []
+    if not all(map(is_cuda, mutants)):
+        with ThreadPoolExecutor(MAX_JOBS) as pool:
+            results = list(pool.map(Tree.build, trees))
+        if not any(result.returncode for result in results):
+            results = [trees[0].fast_tests()]
+    if any(map(is_cuda, mutants)):
+        results.append(trees[0].cuda_tests())
     for result in results:
         if result.returncode:
             sys.exit(result.stdout[-4000:] + "\nThe unchanged copy fails.")
@@ -102,7 +117,7 @@ def main(words):
     if gone:
         sys.exit("\n".join(gone))
     with console.status("building the copies and running the fast tests without a fault"):
-        trees = prepare()
+        trees = prepare(mutants)
     rows = run(trees, mutants, console)
     report(rows, console)
     sys.exit(not all(killed for _, killed, _, _ in rows))

@@ -21,7 +21,7 @@ from tree import MAX_JOBS, NEEDED_FLAGS, ONE_ISA, ROOT, SCRATCH, Tree, best_isa,
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from cuda_host.build import SANITIZED, build as build_cuda_host  # noqa: E402
+from cuda_host.build import SANITIZED, build as build_cuda_host, build_layers  # noqa: E402
 from cuda_host.faults import OFF_BY_ONE, SELFTEST, plant  # noqa: E402
 
 CXX = os.environ.get("CXX", "c++")
@@ -122,6 +122,20 @@ def cuda_host():
     return None if "heap-buffer-overflow" in result.stdout else "expected a report of an index beyond shared memory\n" + result.stdout[-2000:]
 
 
+def cuda_layers():
+    """All of test_cuda_layers.cpp, then with threads past the last unit."""
+    folder = SCRATCH / "cuda-layers"
+    whole = subprocess.run([build_layers(folder, SANITIZED)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if whole.returncode:
+        return whole.stdout[-6000:]
+    text, planted = (ROOT / "csrc/cuda/recompute.cu").read_text(), folder / "planted"
+    assert text.count("if (u >= H) return;") == 1
+    planted.mkdir(exist_ok=True)
+    (planted / "recompute.cu").write_text(text.replace("if (u >= H) return;", ""))
+    result = subprocess.run([build_layers(planted, SANITIZED, [planted / "recompute.cu"]), "f64"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return None if "heap-buffer-overflow" in result.stdout else "expected a report of threads past the last unit\n" + result.stdout[-2000:]
+
+
 def library(name):
     return subprocess.run([CXX, f"-print-file-name={name}"], text=True, capture_output=True, check=True).stdout.strip()
 
@@ -142,7 +156,8 @@ def main(words):
     console = Console()
     failed = False
     steps = [(check.name, lambda check=check: run(check)) for check in CHECKS] + [
-        ("CUDA on the host under AddressSanitizer and UBSan", cuda_host), ("The fast Python tests under AddressSanitizer", python_tests)]
+        ("CUDA on the host under AddressSanitizer and UBSan", cuda_host), ("The CUDA layers under AddressSanitizer and UBSan", cuda_layers),
+        ("The fast Python tests under AddressSanitizer", python_tests)]
     for name, step in steps:
         if words and not any(word in name for word in words):
             continue

@@ -73,3 +73,7 @@ class Tree:
         order = ("equivalence", "lengths", "cells", "gradients")
         paths = sorted(self.path.glob("tests/test_*.py"), key=lambda path: (*(path.stem != f"test_{name}" for name in order), path.stem))
         return self.run(sys.executable, "-m", "pytest", "-q", "-x", "-m", "fast", "-p", "no:cacheprovider", *paths, **options)
+
+    def cuda_tests(self, **options):
+        """They build what they run."""
+        return self.run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", self.path / "tests/test_cuda_layers.py", **options)
