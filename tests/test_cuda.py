@@ -8,7 +8,7 @@ import torch
 
 import rnnkernels
 from cases import CELLS, Case, Numbers, call_module, call_reference, check, module_results, reference_results
-from conftest import assert_close, needs_cuda
+from conftest import assert_close, needs_cuda, tf32
 from rnnkernels import functional
 from test_errors import outcome
 
@@ -108,47 +108,50 @@ def error(numbers):
     return (ours.double() - ref).abs().max().item()
 
 
-def test_tf32_follows_cudnn(monkeypatch):
+def test_tf32_follows_cudnn():
     numbers = Numbers.draw(WIDE)
     strict = error(numbers)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    assert error(numbers) == strict, "the setting for matmul is not ours"
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    rounded = error(numbers)
+    with tf32(matmul=True):
+        assert error(numbers) == strict, "the setting for matmul is not ours"
+    with tf32(cudnn=True):
+        rounded = error(numbers)
     assert rounded > 10 * strict
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
-    assert error(numbers) == strict
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
-    assert error(numbers) == rounded
+    before = torch.backends.cudnn.rnn.fp32_precision
+    try:
+        for precision, expected in (("tf32", rounded), ("ieee", strict)):
+            torch.backends.cudnn.rnn.fp32_precision = precision
+            assert error(numbers) == expected
+    finally:
+        torch.backends.cudnn.rnn.fp32_precision = before
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:4])
 @pytest.mark.parametrize("cell", CELLS)
-def test_tf32_is_as_close_as_torchs(cell, layout, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    check(Case(cell, torch.float32, T=20, B=32, I=128, H=256, D=2, layout=layout))
+def test_tf32_is_as_close_as_torchs(cell, layout):
+    with tf32(cudnn=True):
+        check(Case(cell, torch.float32, T=20, B=32, I=128, H=256, D=2, layout=layout))
 
 
-def test_cells_follow_matmul(monkeypatch):
+def test_cells_follow_matmul():
     """As torch.nn's cells, which do not run in cuDNN."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     cell = rnnkernels.GRUCell(128, 256)
     x = torch.randn(32, 128)
     exact = copy.deepcopy(cell).double()(x.double())
     error = lambda: (cell(x).double() - exact).abs().max().item()
-    strict = error()
+    with tf32(cudnn=True):
+        strict = error()
     assert strict < 2e-6
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    assert error() > 10 * strict
+    with tf32(matmul=True):
+        assert error() > 10 * strict
 
 
 @pytest.mark.parametrize("allow", (False, True))
-def test_other_products_keep_their_precision(allow, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allow)
+def test_other_products_keep_their_precision(allow):
     a, b = torch.randn(256, 256), torch.randn(256, 256)
-    before = a @ b
-    rnnkernels.LSTM(64, 64)(torch.randn(3, 4, 64))[0].sum().backward()
-    assert torch.equal(a @ b, before)
+    with tf32(matmul=allow):
+        before = a @ b
+        rnnkernels.LSTM(64, 64)(torch.randn(3, 4, 64))[0].sum().backward()
+        assert torch.equal(a @ b, before)
 
 
 def test_what_is_saved_has_the_fakes_dtypes():
