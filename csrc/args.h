@@ -8,11 +8,11 @@
 
 namespace rnnk {
 
-enum class Cell { lstm, gru, rnn_tanh, rnn_relu };
+enum class Cell { lstm, gru, gru_reset_before, rnn_tanh, rnn_relu, rnn_sigmoid };
 
 // G and S, for those who do not see the mathematics; csrc/cpu/isa.inc asserts that cells/ agrees.
-constexpr int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
-constexpr int saved_count(Cell cell) { return cell == Cell::lstm || cell == Cell::gru ? 4 : 0; }
+constexpr int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru || cell == Cell::gru_reset_before ? 3 : 1; }
+constexpr int saved_count(Cell cell) { return cell == Cell::lstm || cell == Cell::gru ? 4 : cell == Cell::gru_reset_before ? 3 : 0; }
 
 struct Shape {
   int64_t T, B, N, I, H, P;
@@ -41,6 +41,16 @@ struct Rows {
   }
 };
 
+// Where rows start anew: before step t, in the direction's own time, row b's state becomes `h` and `c` if the mask is true.
+template <class T>
+struct Reset {
+  Rows<const bool> mask;  // [T, B]; data null means nowhere
+  const T* h;             // [D, B, P]
+  const T* c;             // [D, B, H], LSTM only
+
+  bool at(const Schedule& schedule, int64_t t, int64_t b) const { return mask.data && *mask.at(schedule, t, b); }
+};
+
 template <class T>
 struct Weights {
   const T* w_ih;  // [G * H, I]
@@ -60,6 +70,7 @@ struct ForwardArgs {
   Rows<const T> x;  // [T, B, I]
   const T* h0;      // [D, B, P]
   const T* c0;      // [D, B, H], LSTM only
+  Reset<T> reset;
   Rows<T> out;      // [T, B, D * P], direction d at column d * P
   T* h_n;           // [D, B, P], not h0: some units may be there before others have read h0
   T* c_n;           // [D, B, H], LSTM only; may be c0
@@ -89,6 +100,7 @@ struct BackwardArgs {
   Rows<const T> out;    // [T, B, D * P]
   const T* h0;          // [D, B, P]
   const T* c0;          // [D, B, H]
+  Reset<T> reset;
   const T* gates;       // [D, N, S, Hp], or null to compute them again
   const T* cells;       // [D, N, Hp]
   Rows<const T> d_out;  // [T, B, D * P]; data null means zero
@@ -97,6 +109,8 @@ struct BackwardArgs {
   Rows<T> d_x;          // [T, B, I]; data null when not wanted; rows of padding are left alone
   T* d_h0;              // [D, B, P] or null
   T* d_c0;              // [D, B, H] or null
+  T* d_reset_h;         // [D, B, P] or null; added to
+  T* d_reset_c;         // [D, B, H] or null; added to
   WeightGradients<T> d_weights[2];
 };
 

@@ -3,7 +3,7 @@
 from . import extension
 
 if extension._C is not None:
-    from . import autograd  # noqa: F401  registers shapes and double backward of the ops
+    from . import autograd, flops  # noqa: F401  register what the ops need from Python
 
 from . import functional, reference
 from .cells import GRUCell, LSTMCell, RNNCell

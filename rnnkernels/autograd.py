@@ -10,7 +10,9 @@ from torch.library import register_autograd, register_fake
 from . import reference
 
 # Number of arguments with a gradient (x, states, weights) that stand first in each op's schema.
-_DIFFERENTIABLE = {"lstm": 13, "gru": 10, "rnn": 10}
+DIFFERENTIABLE = {"lstm": 13, "gru": 10, "rnn": 10}
+# Number of results: out and a final state for each initial one. So x and the states are as many, too.
+RESULTS = {"lstm": 3, "gru": 2, "rnn": 2}
 
 
 def _results(x, h0, w_ih_r):
@@ -58,18 +60,54 @@ def _gru_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
     return *_results(x, h0, w_ih_r), _gates(x, h0, rest[-1])
 
 
-def _backward_fake(name, n_cotangents):
-    n = _DIFFERENTIABLE[name]
+def _backward_fake(name):
+    n, n_cotangents = DIFFERENTIABLE[name], RESULTS[name]
 
     def fake(*args):
         inputs, needs = args[n_cotangents : n_cotangents + n], args[-1]
-        return tuple(inputs[0].new_empty(i.shape if needs >> k & 1 else 0) for k, i in enumerate(inputs))
+        return tuple(inputs[0].new_empty(i.shape if needs >> k & 1 and i is not None else 0) for k, i in enumerate(inputs))
 
     return fake
 
 
-def _register_double_backward(name, n_cotangents):
-    layer, n = getattr(reference, name), _DIFFERENTIABLE[name]
+def second_derivative(name, needs, cotangents, arguments, d_gradients):
+    """The derivative of an op's *_bwd op: from the gradients of its results to those of `cotangents` and of x, states and weights.
+
+    arguments     the layer's, all of them
+    d_gradients   for each of its gradients, or None; of those without their bit in `needs` there is nothing to follow
+    """
+    n, layer = DIFFERENTIABLE[name], getattr(reference, name)
+    inputs, rest = arguments[:n], arguments[n:]
+    wanted = [k for k in range(n) if needs >> k & 1 and inputs[k] is not None and d_gradients[k] is not None]
+    if not wanted or all(c is None for c in cotangents):
+        return [None] * (len(cotangents) + n)
+    present = [t is not None for t in (*cotangents, *inputs)]
+
+    def gradients(*tensors):
+        """Those wanted, as a function of the cotangents and inputs that are not None."""
+        given = iter(tensors)
+        all_tensors = [next(given) if p else None for p in present]
+        cotangents_, inputs_ = all_tensors[: len(cotangents)], all_tensors[len(cotangents) :]
+        used = [k for k, c in enumerate(cotangents_) if c is not None]
+
+        def results(*wanted_inputs):
+            own = list(inputs_)
+            for k, t in zip(wanted, wanted_inputs):
+                own[k] = t
+            every = layer(*own, *rest)
+            return tuple(every[k] for k in used)
+
+        _, pullback = torch.func.vjp(results, *(inputs_[k] for k in wanted))
+        return pullback(tuple(cotangents_[k] for k in used))
+
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        _, pullback = torch.func.vjp(gradients, *(t for t in (*cotangents, *inputs) if t is not None))
+        second = iter(pullback(tuple(d_gradients[k] for k in wanted)))
+    return [next(second) if p else None for p in present]
+
+
+def _register_double_backward(name):
+    n, n_cotangents = DIFFERENTIABLE[name], RESULTS[name]
     n_arguments = len(_schema(name).arguments)
 
     def setup_context(ctx, inputs, output):
@@ -81,29 +119,10 @@ def _register_double_backward(name, n_cotangents):
 
     def backward(ctx, *d_gradients):
         cotangents, inputs = ctx.saved_tensors[:n_cotangents], ctx.saved_tensors[n_cotangents:]
-        wanted = [k for k in range(n) if ctx.needs >> k & 1]
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-            # Aliases: an input may be a function of another (tied weights), whose path must not be counted here.
-            cotangents, inputs = [[None if t is None else _alias(t) for t in ts] for ts in (cotangents, inputs)]
-            results = layer(*inputs, *ctx.rest)
-            seeded = [(r, c) for r, c in zip(results, cotangents) if c is not None]
-            first = torch.autograd.grad([r for r, _ in seeded], [inputs[k] for k in wanted], [c for _, c in seeded],
-                                        create_graph=True, allow_unused=True)
-            pairs = [(g, d_gradients[k]) for k, g in zip(wanted, first) if g is not None and d_gradients[k] is not None]
-            if not pairs:
-                return (None,) * ctx.n_inputs
-            leaves = [t for t in cotangents + inputs if t is not None]
-            second = iter(torch.autograd.grad([g for g, _ in pairs], leaves, [d for _, d in pairs],
-                                              create_graph=create_graph, allow_unused=True))
-        second = [None if t is None else next(second) for t in cotangents + inputs]
+        second = second_derivative(name, ctx.needs, cotangents, (*inputs, *ctx.rest), d_gradients)
         return *second, *[None] * (ctx.n_inputs - len(second))
 
     register_autograd(f"rnnkernels::{name}_bwd", backward, setup_context=setup_context)
-
-
-def _alias(t):
-    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
 def _schema(name):
@@ -116,6 +135,6 @@ register_fake("rnnkernels::gru", _gru)
 register_fake("rnnkernels::gru_train", _gru_train)
 register_fake("rnnkernels::rnn", _gru)
 
-for _name, _n_cotangents in (("lstm", 3), ("gru", 2), ("rnn", 2)):
-    register_fake(f"rnnkernels::{_name}_bwd", _backward_fake(_name, _n_cotangents))
-    _register_double_backward(_name, _n_cotangents)
+for _name in RESULTS:
+    register_fake(f"rnnkernels::{_name}_bwd", _backward_fake(_name))
+    _register_double_backward(_name)

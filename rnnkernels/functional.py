@@ -122,7 +122,7 @@ def _check_lengths(lengths, input, batch_first, batch_sizes):
         raise ValueError(f"lengths must have shape [{B}], the batch size, got {list(lengths.shape)}")
     if lengths.device.type != "cpu" and lengths.device != input.device:
         raise ValueError(f"lengths must be on the CPU or on input's device {input.device}, got {lengths.device}")
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
-        return  # reading the values would synchronise, or break the graph; the op checks them
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(lengths):
+        return  # reading the values would synchronise, break the graph or leave the vmap; the op checks them
     if B and not 0 <= lengths.min().item() <= lengths.max().item() <= T:
         raise ValueError(f"lengths must lie in 0..{T}, the number of steps, got {lengths.tolist()}")

@@ -5,7 +5,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional
+from . import dynamo, functional
 from .extension import _C, DEVICES, DTYPES
 from .support import fits, note_unsupported, read_parameters
 
@@ -43,7 +43,7 @@ class _Fused:
         batch_dim = 0 if self.batch_first else 1
         if unbatched:
             x = x.unsqueeze(batch_dim)
-        batch = self._batch(x, batch_sizes)
+        batch = self._batch(x, hx, batch_sizes, order)
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, (*states, *weights)):
             return self._decline(input, hx, lengths)
@@ -60,13 +60,19 @@ class _Fused:
                 last = [s.index_select(1, unorder) for s in last]
         return out, (last[0] if len(last) == 1 else tuple(last))
 
-    def _batch(self, x, batch_sizes):
+    def _batch(self, x, hx, batch_sizes, order):
         """B, or None where x is not an input for this module."""
         shape = x.shape
         if not shape or shape[-1] != self.input_size:
             return None
         if batch_sizes is not None:
-            return int(batch_sizes[0]) if len(shape) == 2 and len(batch_sizes) else None
+            if len(shape) != 2 or not len(batch_sizes):
+                return None
+            if is_compiling() and order is not None:  # a number read from batch_sizes is none that Dynamo can compare
+                return len(order)
+            if is_compiling() and hx is not None:
+                return (hx if isinstance(hx, torch.Tensor) else hx[0]).shape[1]
+            return int(batch_sizes[0])
         if len(shape) != 3:
             return None
         steps, batch = (1, 0) if self.batch_first else (0, 1)
@@ -100,6 +106,14 @@ class _Fused:
             raise ValueError(f"lengths needs one of {', '.join(sorted(map(str, DTYPES)))} on {', '.join(sorted(DEVICES))}, "
                              f"got {x.dtype} on {x.device.type}")
         return result
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        swaps = torch.__future__.get_swap_module_params_on_conversion()
+        if swaps:  # torch.nn's weak references forbid it; its own _apply drops them in the same way
+            self._flat_weight_refs = []
+        super()._load_from_state_dict(*args, **kwargs)
+        if swaps:
+            self._init_flat_weights()
 
     def _flags(self):
         return self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first
@@ -163,3 +177,6 @@ class RNN(_Fused, torch.nn.RNN):
         nonlinearity = "relu" if self.mode == "RNN_RELU" else "tanh"
         return functional.rnn(x, states[0], weights, *self._flags(), nonlinearity,
                               batch_sizes=batch_sizes, lengths=lengths)
+
+
+dynamo.trace(_Fused)

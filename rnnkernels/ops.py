@@ -1,31 +1,28 @@
 """One recurrent layer, by the fastest way that is open: `lstm`, `gru` and `rnn` with the ops' own signatures.
 
-    compiled code      torch.ops.rnnkernels.*, which Dynamo can trace
-    torch.func, jvp    the reference: a C++ autograd function has no vmap and no forward-mode rule
+    compiled code      torch.ops.rnnkernels.*, which Dynamo can trace; for torch.onnx ONNX' own operators
+    torch.func, jvp    transforms.py: a C++ autograd function has no vmap and no forward-mode rule
     no extension       the reference, with one warning
     otherwise          _C.*, the same ops by a shorter way from Python (torch.ops costs microseconds a call)
 """
 
 import torch
-from torch.autograd import forward_ad
 
-from . import fallback, reference
+from . import fallback, onnx, reference, transforms
 from .extension import _C
-
-_functorch_level = torch._C._functorch.maybe_current_level
 
 
 def _choose(name):
     if _C is None:
         return _without_extension(name)
-    fused, slow = getattr(_C, name), getattr(reference, name)
-    op = getattr(torch.ops.rnnkernels, name)
+    fused, op = getattr(_C, name), getattr(torch.ops.rnnkernels, name)
 
     def layer(*args):
         if torch.compiler.is_compiling():
-            return op(*args)
-        if _functorch_level() is not None or forward_ad._current_level >= 0:
-            return slow(*args)
+            exports = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+            return onnx.layer(name, *args) if exports else op(*args)
+        if transforms.active():
+            return transforms.layer(name, *args)
         return fused(*args)
 
     return layer

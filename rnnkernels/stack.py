@@ -24,7 +24,8 @@ def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0,
     """
     directions = 2 if bidirectional else 1
     per_layer = len(weights) // num_layers
-    arguments = _arguments(per_layer, has_biases, bidirectional, len(states) == 2)
+    arguments_of = _arguments.__wrapped__ if torch.compiler.is_compiling() else _arguments  # Dynamo warns of a cache
+    arguments = arguments_of(per_layer, has_biases, bidirectional, len(states) == 2)
     batch_first = batch_first and batch_sizes is None
     if batch_first:
         x = x.transpose(0, 1)

@@ -189,8 +189,11 @@ def test_torch_func(cell):
 @pytest.mark.parametrize("layout", ("padded", "packed", "lengths"))
 @pytest.mark.parametrize("flag", (False, True))
 def test_opcheck(cell, layout, flag):
-    """`flag` is an op's last argument: relu of an RNN, recompute of the others."""
-    case = Case(cell, T=3, B=2, H=3, D=2, layout=layout)
+    """Every op. `flag` is its last argument: relu of an RNN, recompute of the others.
+
+    H = 16 and full lengths where saved tensors are compared: their padding is left as it was in memory.
+    """
+    case = Case(cell, T=3, B=2, H=16, D=2, layout=layout)
     numbers = Numbers.draw(case)
     weights = list(numbers.weights.values())
     per = len(weights) // 2
@@ -201,7 +204,19 @@ def test_opcheck(cell, layout, flag):
         x, batch_sizes = packed.data, packed.batch_sizes
     args = [x, *numbers.hx, *w]
     rest = [batch_sizes, numbers.lengths if layout == "lengths" else None, None, flag]
-    op = getattr(torch.ops.rnnkernels, cell[:4].rstrip("_").lower()).default
+    name = cell[:4].rstrip("_").lower()
+    op = lambda suffix: getattr(torch.ops.rnnkernels, name + suffix).default
     for needs_grad in (False, True):
         leaves = [None if a is None else a.detach().requires_grad_(needs_grad) for a in args]
-        torch.library.opcheck(op, (*leaves, *rest))
+        torch.library.opcheck(op(""), (*leaves, *rest))
+    if layout == "lengths":
+        rest[1] = torch.full_like(numbers.lengths, case.T)
+    train = op("" if name == "rnn" else "_train")
+    results = train(*args, *rest)
+    if name != "rnn":
+        torch.library.opcheck(train, (*args, *rest))
+    n, needs = len(numbers.hx) + 1, (1 << len(args)) - 1
+    cotangents = [torch.randn_like(r) for r in results[:n]]
+    torch.library.opcheck(op("_bwd"), (*cotangents, *args, *rest, results[0], *results[n:], needs))
+    differentiable = [None if t is None else t.detach().requires_grad_() for t in (None, *cotangents[1:], *args)]
+    torch.library.opcheck(op("_bwd"), (*differentiable, *rest, results[0], *results[n:], needs & ~2))

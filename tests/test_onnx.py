@@ -1,4 +1,4 @@
-"""Outside references: ONNX's LSTM, GRU and RNN by its reference evaluator and by onnxruntime, on random weights.
+"""Outside references: ONNX's LSTM, GRU and RNN by its reference evaluator and by onnxruntime, on random weights. And torch.onnx.export.
 
 ONNX's own node tests use constant weights and cannot see a swapped gate.
 """
@@ -78,3 +78,41 @@ def test_onnxruntime(cell, D, lengths):
         return session.run(None, feeds)
 
     compare(cell, D, torch.float32, torch.tensor(lengths), run)
+
+
+class Model(torch.nn.Module):
+    """Two layers of two directions, a cell, and something around them."""
+
+    def __init__(self, cell, **options):
+        super().__init__()
+        self.layers = getattr(rnnkernels, cell)(I, H, 2, bidirectional=True, batch_first=True, **options)
+        self.cell = getattr(rnnkernels, cell + "Cell")(2 * H, 5, **options)
+
+    def forward(self, x, lengths):
+        out, _ = self.layers(x.sin(), lengths=lengths)
+        last = self.cell(out[:, -1])
+        return out, last[0] if isinstance(last, tuple) else last
+
+
+@pytest.mark.parametrize("with_lengths", (False, True))
+@pytest.mark.parametrize("cell, options", [("LSTM", {}), ("GRU", {"bias": False}), ("RNN", {"nonlinearity": "relu"})], ids=str)
+def test_export(cell, options, with_lengths):
+    """Our modules become ONNX' own operators, for any T and B, and onnxruntime agrees."""
+    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    ours, batch = Model(cell, **options).eval(), torch.export.Dim("batch")
+    lengths = torch.tensor([2, T, 4]) if with_lengths else None
+    shapes = {0: batch, 1: torch.export.Dim("steps")}, {0: batch} if with_lengths else None
+    program = torch.onnx.export(ours, (torch.randn(B, T, I), lengths), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert [node.op_type for node in program.model.graph].count(cell) == 3 and not any(node.domain for node in program.model.graph)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for batch, steps in ((B, T), (5, 9)):
+        x, lengths = torch.randn(batch, steps, I), torch.randint(1, steps + 1, (batch,)) if with_lengths else None
+        theirs = session.run(None, {i.name: v.numpy() for i, v in zip(session.get_inputs(), (x, lengths))})
+        for a, b in zip(ours(x, lengths), theirs):
+            assert (a.detach() - torch.from_numpy(b)).abs().max() < 1e-5
+
+
+def test_export_refuses_what_onnx_cannot_express():
+    pytest.importorskip("onnxscript")
+    with pytest.raises(torch.onnx.errors.OnnxExporterError):
+        torch.onnx.export(rnnkernels.LSTM(I, H, proj_size=2).eval(), (torch.randn(T, B, I),), dynamo=True, verbose=False)

@@ -4,9 +4,11 @@ import re
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import rnnkernels
-from cases import CELLS, Case, Numbers, module_results
+from cases import CELLS, Case, Numbers, call_module, module_results
+from conftest import needs_extension
 
 FORBIDDEN = re.compile(r"aten::(_?cudnn_rnn|lstm|gru|rnn_(tanh|relu)|quantized_|mkldnn_rnn_layer|_thnn_)|mkldnn_rnn|RnnLayer")
 
@@ -58,3 +60,40 @@ def test_under_autocast(cell):
             module(x)[0].sum().backward()
 
     assert not [key for key in events(run) if FORBIDDEN.search(key)]
+
+
+@needs_extension
+@pytest.mark.parametrize("cell", CELLS)
+def test_our_ops_are_shown_with_their_shapes(cell):
+    module, x = Case(cell, torch.float32, L=2).build(rnnkernels), torch.randn(5, 4, 3)
+    name = "rnnkernels::" + cell[:4].rstrip("_").lower()
+    with torch.profiler.profile(record_shapes=True) as profile:
+        module(x)[0].sum().backward()
+        with torch.no_grad():
+            module(x)
+    shapes = {event.name: event.input_shapes for event in profile.events() if event.name.startswith("rnnkernels::")}
+    assert set(shapes) == {name, f"{name}_bwd"} | ({f"{name}_train"} if cell[:3] != "RNN" else set())
+    assert shapes[name][0] == [5, 4, 17] and [5, 4, 3] in shapes[f"{name}_bwd"]
+
+
+@needs_extension
+@pytest.mark.parametrize("options", ({}, {"D": 2, "L": 2}, {"P": 5}, {"layout": "packed"}, {"layout": "unbatched"}), ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_flops_are_those_of_the_products(cell, options):
+    """Forward, and all of backward: d_x and every weight's gradient take the same products again, d_h W_hh too."""
+    if "P" in options and cell != "LSTM":
+        return
+    case = Case(cell, **options)
+    numbers, module = Numbers.draw(case), case.build(rnnkernels)
+    x = numbers.x.requires_grad_()
+    tokens = numbers.lengths.sum().item() if case.layout == "packed" else case.T * (1 if case.layout == "unbatched" else case.B)
+    expected = sum(2 * tokens * w.numel() for w in module.parameters() if w.dim() == 2)
+    with FlopCounterMode(display=False) as forward:
+        outputs = call_module(module, case, x, numbers.hx, numbers.lengths)
+    assert forward.get_total_flops() == expected
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(outputs, [x, *module.parameters()], numbers.cotangents)
+    assert backward.get_total_flops() == 2 * expected
+    with FlopCounterMode(display=False) as frozen, torch.no_grad():
+        call_module(module, case, x, numbers.hx, numbers.lengths)
+    assert frozen.get_total_flops() == expected

@@ -16,6 +16,7 @@
 template <class V>
 struct Gru {
   static constexpr int gates = 3;   // r z n
+  static constexpr int gated_products = 0;  // all recurrent products are with h
   static constexpr int biases = 4;  // b_r b_z b_in b_hn
   static constexpr int saved = 4;
   static constexpr int slots = 4;   // r, z, n's pre-activation, q

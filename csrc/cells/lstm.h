@@ -16,6 +16,7 @@
 template <class V>
 struct Lstm {
   static constexpr int gates = 4;   // blocks of rows in W_ih and W_hh: i f g o
+  static constexpr int gated_products = 0;  // all recurrent products are with h
   static constexpr int biases = 4;  // after b_ih and b_hh have been merged
   static constexpr int saved = 4;   // values kept per unit, besides c'
   static constexpr int slots = 4;   // gradients of pre-activations per unit

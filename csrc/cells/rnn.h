@@ -1,8 +1,9 @@
 // The simple recurrent network (Elman 1990), as in torch.nn.RNN.
 //
-//   h' = act(W_ih x + W_hh h + b)      b = b_ih + b_hh, act = tanh or relu
+//   h' = act(W_ih x + W_hh h + b)      b = b_ih + b_hh, act = tanh, relu or sigmoid
 //
-// Nothing but the output is saved: D(pre-activation) = D(h') (1 - h'^2) for tanh, D(h') [h' > 0] for relu.
+// Nothing but the output is saved: D(pre-activation) = D(h') (1 - h'^2) for tanh, D(h') [h' > 0] for relu, D(h') h' (1 - h') for
+// sigmoid.
 // docs/math.md derives it step by step.
 
 template <class V>
@@ -18,9 +19,16 @@ struct ReluActivation {
   RNNK_FN static V vjp(V y, V d) { return select(y <= V(0), V(0), d); }
 };
 
+template <class V>
+struct SigmoidActivation {
+  RNNK_FN static V forward(V a) { return sigmoid(a); }
+  RNNK_FN static V vjp(V y, V d) { return d * (y * (V(1) - y)); }
+};
+
 template <class V, class Activation>
 struct Rnn {
   static constexpr int gates = 1;
+  static constexpr int gated_products = 0;  // all recurrent products are with h
   static constexpr int biases = 1;
   static constexpr int saved = 0;
   static constexpr int slots = 1;
@@ -57,3 +65,5 @@ template <class V>
 using RnnTanh = Rnn<V, TanhActivation<V>>;
 template <class V>
 using RnnRelu = Rnn<V, ReluActivation<V>>;
+template <class V>
+using RnnSigmoid = Rnn<V, SigmoidActivation<V>>;

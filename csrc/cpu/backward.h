@@ -2,7 +2,7 @@
 //
 // Per step, last to first: D(h) = d_out + (hidden slots of the step after) W_hh, then the cell's vjp turns it, together with what
 // the cell carries past W_hh, into this step's slots: D(pre-activations), [slots, Hp] for each token. The columns of D(h) that a
-// thread computes are the units whose vjp it runs, so the team meets once a step (twice with a projection). After each chunk of
+// thread computes are the units whose vjp it runs, so the team meets once a step (twice with a projection or a gated state). After each chunk of
 // steps (chunk.h) all threads run the products over its tokens that need no recurrence: gradients.h.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
@@ -11,12 +11,13 @@ template <class T, template <class> class CellOf>
 class Backward {
   using V = Vec<T>;
   using C = CellOf<V>;
+  static constexpr int plain_gates = C::gates - C::gated_products;  // whose recurrent product is with h
 
   // What one thread works in.
   struct Scratch {
     const T** slot_rows;    // [group_rows] D(pre-activations) of the step processed before
     const T** state_rows;   // [group_rows] with a projection: D(h) of this step
-    T* d_hidden;            // [group_rows, width] with a projection: D(o * tanh(c))
+    T* d_hidden;            // [group_rows, width] with a projection: D(o * tanh(c)); D(gated state) of a cell that has one
   };
 
   // A task as one member of its team sees it.
@@ -35,7 +36,8 @@ class Backward {
   const bool projected_, recomputes_;
   const int64_t w_hh_bytes_;  // that a member reads at each step
   Barriers barriers_;
-  Panels<T> w_hh_[2];    // [slots' gates, P]: D(h) from D(pre-activations)
+  Panels<T> w_hh_[2];    // [plain gates * H, P]: D(h) from D(pre-activations)
+  Panels<T> gated_[2];   // [gated products * H, P]: D(gated state) likewise
   Panels<T> w_hr_[2];    // [P, H]: D(o * tanh(c)) from D(h)
   T* d_h_[2];            // [B, padded P] D(h) that came back through W_hh, before a row's last step: d_h_n
   T* d_carry_[2];        // [B, Hp] LSTM: D(c); GRU: D(h) that came past W_hh
@@ -55,18 +57,19 @@ class Backward {
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         projected_(args.weights[0].w_hr),
         recomputes_(C::saved && !args.gates),
-        w_hh_bytes_(C::gates * s_.H * s_.P * int64_t(sizeof(T)) / partition.members) {
+        w_hh_bytes_(plain_gates * s_.H * s_.P * int64_t(sizeof(T)) / partition.members) {
     Arena arena(workspace);
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
-      w_hh_[d] = Panels<T>(arena, C::gates * s_.H, s_.P);
+      w_hh_[d] = Panels<T>(arena, plain_gates * s_.H, s_.P);
+      if (C::gated_products) gated_[d] = Panels<T>(arena, C::gated_products * s_.H, s_.P);
       d_h_stride_ = w_hh_[d].padded_columns();
       d_h_[d] = arena.take<T>(s_.B * d_h_stride_);
       d_carry_[d] = arena.take<T>(s_.B * Hp_);
       if (projected_) w_hr_[d] = Panels<T>(arena, s_.P, s_.H);
     }
     if (recomputes_) recompute_ = Recompute<T, CellOf>(arena, args, partition.threads);
-    tokens_ = TokenGradients<T>(arena, s_, C::slots, projected_);
+    tokens_ = TokenGradients<T>(arena, s_, C::slots, projected_, C::gated_products);
     gradients_ = Gradients<T, C>(args, tokens_, partition.threads, arena);
     scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
     workspace_ = arena.used();
@@ -92,7 +95,7 @@ class Backward {
     while (chunks[0].begin > 0 || chunks[1].begin > 0) {
       for (int d = 0; d < s_.D; ++d) before[d] = chunks[d], chunks[d] = chunks[d].next(a_.schedule, s_);
       if (recomputes_) {
-        recompute_(thread, chunks);
+        recompute_(thread, chunks, tokens_, *barriers_.all);
         barriers_.all->wait(partition_.threads);
       }
       for (int64_t i = team; i < s_.D * partition_.groups; i += partition_.teams()) {
@@ -110,9 +113,9 @@ class Backward {
   Scratch scratch(Arena& arena) const {
     Scratch s{};
     s.slot_rows = arena.take<const T*>(group_rows_);
-    if (!projected_) return s;
-    s.state_rows = arena.take<const T*>(group_rows_);
-    s.d_hidden = arena.take<T>(group_rows_ * w_hr_[0].width());
+    if (projected_) s.state_rows = arena.take<const T*>(group_rows_);
+    if (projected_) s.d_hidden = arena.take<T>(group_rows_ * w_hr_[0].width());
+    if (C::gated_products) s.d_hidden = arena.take<T>(group_rows_ * gated_[0].width());
     return s;
   }
 
@@ -121,6 +124,7 @@ class Backward {
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t d = i / w_hh_[0].count(), p = i % w_hh_[0].count();
       w_hh_[d].pack(p, a_.weights[d].w_hh);
+      if (C::gated_products) gated_[d].pack(p, a_.weights[d].w_hh + plain_gates * s_.H * s_.P);
     }
     if (!projected_) return;
     for (int d = 0; d < s_.D; ++d) {
@@ -136,14 +140,15 @@ class Backward {
     else after = set_slot_rows(task, task.before, task.time(chunk.end));
     for (int64_t step = chunk.end - 1; step >= chunk.begin; --step) {
       const int64_t t = task.time(step), n = task.active_rows(t);
-      multiply_w_hh(task, step, after);
+      d_state_after(task, step, after);
       if (projected_) backward_through_projection(task, t, n);
       else backward_through_cell(task, t, n);
+      if constexpr (C::gated_products) backward_through_gated_state(task, t, n);
       meet(task);
       after = set_slot_rows(task, chunk, t);
     }
     if (chunk.begin > 0) return;
-    multiply_w_hh(task, -1, after);
+    d_state_after(task, -1, after);
     meet(task);
     finish(task);
   }
@@ -157,9 +162,7 @@ class Backward {
 
   // Every row at d_h_n and d_c_n, in the columns this member owns.
   void start(const MemberTask& task) const {
-    const int64_t width = w_hh_[0].width();
-    const Range states{task.state_panels.begin * width, task.state_panels.end * width};
-    const Range units = projected_ ? Range{task.hidden_panels.begin * w_hr_[0].width(), task.hidden_panels.end * w_hr_[0].width()} : states;
+    const Range states = columns(task.state_panels, w_hh_[0]), units = own_units(task);
     for (int64_t i = 0; i < task.rows(); ++i) {
       const int64_t b = task.row(i), source = task.d * s_.B + a_.schedule.order[b];
       for (int64_t u = states.begin; u < states.end; u += V::lanes)
@@ -169,9 +172,39 @@ class Backward {
     }
   }
 
-  // D(h) at `step` of the first n rows, from the D(pre-activations) of the step after; -1 is h0.
+  static Range columns(const Range& panels, const Panels<T>& of) { return {panels.begin * of.width(), panels.end * of.width()}; }
+  Range own_units(const MemberTask& task) const {
+    return projected_ ? columns(task.hidden_panels, w_hr_[0]) : columns(task.state_panels, w_hh_[0]);
+  }
+
+  // D(h) of the first n rows after `step`, whose next step they run too; -1 is h0.
+  void d_state_after(const MemberTask& task, int64_t step, int64_t n) const {
+    multiply_w_hh(task, step, n);
+    if (a_.reset.mask.data) d_reset(task, task.time(step + 1), n);
+  }
+
+  // A state that was set anew before time t passes its gradient to what it was set to, and nothing to the step before.
+  void d_reset(const MemberTask& task, int64_t t, int64_t n) const {
+    const Range states = columns(task.state_panels, w_hh_[0]), units = own_units(task);
+    const auto move = [](T* from, T* to, const Range& own, int64_t end) {
+      for (int64_t u = own.begin; u < std::min(own.end, end); ++u) {
+        if (to) to[u] += from[u];
+        from[u] = T(0);
+      }
+    };
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t b = task.row(i), row = task.d * s_.B + a_.schedule.order[b];
+      if (!a_.reset.at(a_.schedule, t, b)) continue;
+      T* d_h = a_.d_reset_h ? a_.d_reset_h + row * s_.P : nullptr;
+      T* d_c = a_.d_reset_c ? a_.d_reset_c + row * s_.H : nullptr;
+      move(d_h_[task.d] + b * d_h_stride_, d_h, states, s_.P);
+      move(d_carry_[task.d] + b * Hp_, C::blends_state ? d_h : d_c, units, s_.H);
+    }
+  }
+
+  // From the D(pre-activations) of the step after.
   void multiply_w_hh(const MemberTask& task, int64_t step, int64_t n) const {
-    const Stretches k = gate_stretches(C::hidden_slots, C::gates, s_.H, Hp_);
+    const Stretches k = gate_stretches(C::hidden_slots, plain_gates, s_.H, Hp_);
     T* to = d_h_[task.d] + task.group * d_h_stride_;
     for_panels(task.state_panels, walks_back(w_hh_bytes_, step), [&](int64_t p, int ahead) {
       w_hh_[task.d].multiply(task.s.slot_rows, n, k, p, Target<T>{to, partition_.groups * d_h_stride_, nullptr, 0, d_h_stride_}, ahead);
@@ -228,7 +261,7 @@ class Backward {
         d_out[j] = a.d_out.data ? a.d_out.at(a.schedule, t, b) + task.d * k.s_.P : nullptr;
         carry[j] = k.d_carry_[task.d] + b * k.Hp_;
         slots[j] = k.tokens_.slots(task.chunk, token);
-        hidden[j] = k.projected_ ? k.tokens_.hidden(task.chunk, token) : nullptr;
+        hidden[j] = k.projected_ || C::gated_products ? k.tokens_.hidden(task.chunk, token) : nullptr;
       }
     }
   };
@@ -259,6 +292,38 @@ class Backward {
     W::for_each([&](int j) {
       d.carry.part[j].store(rows.carry[j] + u);
       for (int k = 0; k < C::slots; ++k) d.slots[k].part[j].store(rows.slots[j] + k * Hp_ + u);
+    });
+  }
+
+  // The slots that D(gated state) completes, for which everybody's last slots must be there.
+  void backward_through_gated_state(const MemberTask& task, int64_t t, int64_t n) const {
+    meet(task);
+    set_slot_rows(task, task.chunk, t);
+    const Stretches k = gate_stretches(C::hidden_slots + plain_gates, C::gated_products, s_.H, Hp_);
+    const int64_t width = gated_[task.d].width();
+    for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p) {
+      gated_[task.d].multiply(task.s.slot_rows, n, k, p, Target<T>{task.s.d_hidden, width, nullptr, -p * width, (p + 1) * width});
+      for_rows(n, [&](int64_t i, auto count) {
+        const TokenRows<count> rows(*this, task, t, i);
+        const T* d_gated = task.s.d_hidden + i * width - p * width;
+        for (int64_t u = p * width; u < std::min((p + 1) * width, s_.H); u += V::lanes)
+          apply_vjp_of_gated_state(rows, u, Several<V, count>::of([&](int j) { return V::load(d_gated + j * width + u); }));
+      });
+    }
+  }
+
+  template <int count>
+  RNNK_FN void apply_vjp_of_gated_state(const TokenRows<count>& rows, int64_t u, const Several<V, count>& d_gated) const {
+    using W = Several<V, count>;
+    W saved[C::saved];
+    for (int k = 0; k < C::saved; ++k) saved[k] = W::of([&](int j) { return V::load(rows.gates[j] + k * Hp_ + u); });
+    const W previous = W::of([&](int j) { return load_upto(rows.before[j] + u, s_.H - u); });
+    const auto d = CellOf<W>::vjp_of_gated_state(saved, previous, d_gated, W::of([&](int j) { return V::load(rows.carry[j] + u); }));
+    const W gated = CellOf<W>::gated_state(saved, previous);
+    W::for_each([&](int j) {
+      d.slot.part[j].store(rows.slots[j] + u);
+      d.carry.part[j].store(rows.carry[j] + u);
+      gated.part[j].store(rows.hidden[j] + u);
     });
   }
 

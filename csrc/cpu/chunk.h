@@ -41,21 +41,20 @@ class TokenGradients {
 
  public:
   TokenGradients() = default;
-  TokenGradients(Arena& arena, const Shape& s, int slots, bool projected)
+  TokenGradients(Arena& arena, const Shape& s, int slots, bool projected, bool gated)
       : capacity_(tokens_of_chunk(s)),
         slots_stride_(slots * padded_units(s.H) + line),
         state_stride_(padded_units(s.P) + line),
         hidden_stride_(padded_units(s.H) + line) {
     slots_ = arena.take<T>(s.D * 2 * capacity_ * slots_stride_);
-    if (!projected) return;
-    state_ = arena.take<T>(s.D * 2 * capacity_ * state_stride_);
-    hidden_ = arena.take<T>(s.D * 2 * capacity_ * hidden_stride_);
+    if (projected) state_ = arena.take<T>(s.D * 2 * capacity_ * state_stride_);
+    if (projected || gated) hidden_ = arena.take<T>(s.D * 2 * capacity_ * hidden_stride_);
   }
 
   // A token's row; those of a chunk lie a stride apart, and a line may be read past their end.
   T* slots(const Chunk& c, int64_t token) const { return slots_ + row(c, token) * slots_stride_; }     // [slots, Hp]
   T* state(const Chunk& c, int64_t token) const { return state_ + row(c, token) * state_stride_; }     // [P padded], D(h)
-  T* hidden(const Chunk& c, int64_t token) const { return hidden_ + row(c, token) * hidden_stride_; }  // [Hp], o * tanh(c)
+  T* hidden(const Chunk& c, int64_t token) const { return hidden_ + row(c, token) * hidden_stride_; }  // [Hp], o * tanh(c), or the gated state
   int64_t slots_stride() const { return slots_stride_; }
   int64_t state_stride() const { return state_stride_; }
 };

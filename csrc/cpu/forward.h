@@ -3,7 +3,7 @@
 // The gates of a block of units come out of one product (gate_weights.h), and the cell's equations run on them while they are in
 // the L1. Per chunk of steps: the x products of the chunk (they need no recurrence, so a batch of one still gets full register
 // tiles); then per step, for each panel: h product, cell. A thread computes only its own panels' columns of both, so the team
-// meets once a step (twice with a projection). In a single step without a projection, whose weights need no packing, nobody needs
+// meets once a step (twice with a projection or a gated state). In a single step without either, whose weights need no packing, nobody needs
 // what others compute: there a few panels are a piece that any thread may take (pieces.h).
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
@@ -19,13 +19,13 @@ class ForwardLoop {
   struct Scratch {
     const T** x_rows;       // [chunk_rows]
     const T** h_rows;       // [group_rows] the state each row has reached
-    T** hidden_rows;        // [group_rows] with a projection: o * tanh(c)
+    T** hidden_rows;        // [group_rows] with a projection: o * tanh(c); the gated state of a cell that has one
     T** out_rows;           // [group_rows] where this step's state goes
     T** gate_rows;          // [group_rows] where its saved gates go, if a backward pass follows
     T** carry_rows;         // [group_rows] LSTM: the c each row has reached
     T** next_carry_rows;    // [group_rows] LSTM: where this step's c goes
     T* x_product;           // [own panels, chunk_rows, width]
-    T* h_product;           // [group_rows, width], or of one row [own panels, width]
+    T* h_product;           // [group_rows, width]; of one row, or with a gated state, [own panels, group_rows, width]
   };
 
   // A task as one member of its team sees it.
@@ -47,7 +47,8 @@ class ForwardLoop {
   Panels<T> w_hr_[2];   // with a projection
   Barriers barriers_;
   T* carry_[2];         // [B, Hp], LSTM: c before the first step, and every step's c where nothing is saved
-  T* hidden_[2];        // [B, Hp], likewise
+  T* reset_carry_[2];   // [B, Hp], LSTM: c of a row that starts anew
+  T* hidden_[2];        // [B, Hp], what hidden_rows point to
   PerThread<Scratch> scratch_;
   size_t workspace_;
 
@@ -58,8 +59,10 @@ class ForwardLoop {
   bool walks_back() const { return cpu::walks_back(step_bytes_, a_.turn); }
 
  protected:
-  // Of a single step without a projection, whose units would meet once more.
-  static int64_t panels_of_step(const ForwardArgs<T>& args) { return args.shape.T == 1 && !args.weights[0].w_hr ? Gates::panels(args.shape) : 0; }
+  // Of a single step without a projection or a gated state, whose units would meet once more.
+  static int64_t panels_of_step(const ForwardArgs<T>& args) {
+    return args.shape.T == 1 && !args.weights[0].w_hr && !C::gated_products ? Gates::panels(args.shape) : 0;
+  }
 
   // The packed weights come first in the workspace: where they lie does not depend on the partition.
   ForwardLoop(const ForwardArgs<T>& args, const Partition& partition, void* workspace, Packing packing)
@@ -81,7 +84,8 @@ class ForwardLoop {
     barriers_.place(arena, partition.teams());
     for (int d = 0; d < s_.D; ++d) {
       carry_[d] = C::has_cell_state ? arena.take<T>(s_.B * Hp_) : nullptr;
-      if (projected_) hidden_[d] = arena.take<T>(s_.B * Hp_);
+      reset_carry_[d] = C::has_cell_state && args.reset.mask.data ? arena.take<T>(s_.B * Hp_) : nullptr;
+      hidden_[d] = projected_ || C::gated_products ? arena.take<T>(s_.B * Hp_) : nullptr;
     }
     scratch_ = PerThread<Scratch>(arena, partition.threads, [this](Arena& own) { return scratch(own); });
     workspace_ = arena.used();
@@ -130,7 +134,7 @@ class ForwardLoop {
     return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<T*>(group_rows_),
             arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),
             arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
-            arena.take<T>(std::max(group_rows_, own_panels) * width)};
+            arena.take<T>((C::gated_products ? group_rows_ * own_panels : std::max(group_rows_, own_panels)) * width)};
   }
 
   // The recurrence.
@@ -156,11 +160,24 @@ class ForwardLoop {
     for (int64_t i = 0; i < task.rows(); ++i) {
       const int64_t b = task.row(i), source = task.d * s_.B + a_.schedule.order[b];
       task.s.h_rows[i] = a_.h0 + source * s_.P;
-      if (projected_) task.s.hidden_rows[i] = hidden_[task.d] + b * Hp_;
+      if (hidden_[task.d]) task.s.hidden_rows[i] = hidden_[task.d] + b * Hp_;
       if (!C::has_cell_state) continue;
       task.s.carry_rows[i] = carry_[task.d] + b * Hp_;
-      for (int64_t u = own.begin; u < own.end; u += V::lanes)
-        load_upto(a_.c0 + source * s_.H + u, s_.H - u).store(task.s.carry_rows[i] + u);
+      const auto copy = [&](const T* c, T* to) {
+        for (int64_t u = own.begin; u < own.end; u += V::lanes) load_upto(c + source * s_.H + u, s_.H - u).store(to + b * Hp_ + u);
+      };
+      copy(a_.c0, carry_[task.d]);
+      if (a_.reset.mask.data) copy(a_.reset.c, reset_carry_[task.d]);
+    }
+  }
+
+  // Those of the first n rows whose state is set anew before step t.
+  void reset_rows(const MemberTask& task, int64_t t, int64_t n) const {
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t b = task.row(i);
+      if (!a_.reset.at(a_.schedule, t, b)) continue;
+      task.s.h_rows[i] = a_.reset.h + (task.d * s_.B + a_.schedule.order[b]) * s_.P;
+      if (C::has_cell_state) task.s.carry_rows[i] = reset_carry_[task.d] + b * Hp_;
     }
   }
 
@@ -185,10 +202,12 @@ class ForwardLoop {
       const int64_t token = task.d * s_.N + task.token(t, i);
       s.out_rows[i] = a_.out.at(a_.schedule, t, task.row(i)) + task.d * s_.P;
       if (a_.gates) s.gate_rows[i] = a_.gates + token * C::saved * Hp_;
-      if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : s.carry_rows[i];
+      if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : carry_[task.d] + task.row(i) * Hp_;
     }
+    if (a_.reset.mask.data) reset_rows(task, t, n);
     const bool back = cpu::walks_back(step_bytes_, t + a_.turn);
-    if (n == 1 && weights_[task.d].packed()) advance_row(task, row_of_chunk, back);
+    if constexpr (C::gated_products) advance_gated(task, n, row_of_chunk, back);
+    else if (n == 1 && weights_[task.d].packed()) advance_row(task, row_of_chunk, back);
     else
       for_panels(task.panels, back, [&](int64_t p, int ahead) {
         weights_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product, ahead);
@@ -220,6 +239,28 @@ class ForwardLoop {
       if (p + rows_at_once <= whole) apply(std::integral_constant<int, rows_at_once>{});
       else apply(std::integral_constant<int, 1>{});
     }
+  }
+
+  // A cell whose last gates meet the gated state: all of that first.
+  void advance_gated(MemberTask& task, int64_t n, int64_t row_of_chunk, bool back) const {
+    const Gates& weights = weights_[task.d];
+    const auto h_product = [&](int64_t p) { return task.s.h_product + (p - task.panels.begin) * group_rows_ * width; };
+    for_panels(task.panels, back, [&](int64_t p, int ahead) {
+      weights.multiply_w_hh(task.s.h_rows, n, p, h_product(p), ahead);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t u = p * units; u < std::min((p + 1) * units, s_.H); u += V::lanes) {
+          const auto carry = Several<V, 1>::of([&](int) { return previous(task.s, i, u); });
+          const int64_t at = i * width;
+          weights.template gated_state<1>(x_product(task, p, row_of_chunk) + at, h_product(p) + at, Gates::rows_beside, u, carry)
+              .part[0].store(task.s.hidden_rows[i] + u);
+        }
+    });
+    meet(task);
+    for_panels(task.panels, back, [&](int64_t p, int ahead) {
+      weights.multiply_w_hh_gated(task.s.hidden_rows, n, p, h_product(p), ahead);
+      const T* x = x_product(task, p, row_of_chunk);
+      for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width, h_product(p) + i * width, Gates::rows_beside); });
+    });
   }
 
   // The units of panel p of row i, and those beside them: products and biases to gates to the new state.

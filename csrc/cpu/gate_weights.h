@@ -1,6 +1,7 @@
 // The weights of one direction, arranged so that all gates of a unit come out of one product.
 //
-// A panel of W_ih or W_hh holds a block of units with all their gates, [K][G][units]. Where a call has too few rows to repay packing,
+// A panel of W_ih or W_hh holds a block of units with all their gates, [K][G][units]; of a cell with gated products the panel of W_hh has
+// their gates apart, [K][G - gated][units] and then [K][gated][units]. Where a call has too few rows to repay packing,
 // the products read the weights where they lie, in the same order of sums. S as in gemm.h.
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
@@ -11,6 +12,7 @@ class GateWeights {
   using C = CellOf<V>;
   static constexpr int registers = C::gates == 1 ? 4 : C::gates;  // of a panel
   static constexpr int per_gate = registers / C::gates;           // of them, per gate
+  static constexpr int gated_registers = C::gated_products * per_gate, plain_registers = registers - gated_registers;
 
   Weights<T> w_;
   int64_t H_, I_, P_;
@@ -50,8 +52,16 @@ class GateWeights {
   bool packed() const { return w_hh_; }
 
   // Panel p of x W_ih^T and of h W_hh^T for M rows, to[m * width]. The caller's next panel is p + ahead.
-  void multiply_w_ih(const T* const* x, int64_t M, int64_t p, T* to, int ahead = 1) const { multiply(x, M, I_, w_.w_ih, w_ih_, p, to, ahead); }
-  void multiply_w_hh(const T* const* h, int64_t M, int64_t p, T* to, int ahead = 1) const { multiply(h, M, P_, w_.w_hh, w_hh_, p, to, ahead); }
+  void multiply_w_ih(const T* const* x, int64_t M, int64_t p, T* to, int ahead = 1) const {
+    multiply<0, registers>(x, M, I_, w_.w_ih, w_ih_, p, to, ahead);
+  }
+  void multiply_w_hh(const T* const* h, int64_t M, int64_t p, T* to, int ahead = 1) const {
+    multiply<0, plain_registers>(h, M, P_, w_.w_hh, w_hh_, p, to, ahead);
+  }
+  // The gates whose product is with the gated state s.
+  void multiply_w_hh_gated(const T* const* s, int64_t M, int64_t p, T* to, int ahead = 1) const {
+    multiply<plain_registers, gated_registers>(s, M, P_, w_.w_hh, w_hh_, p, to, ahead);
+  }
 
   // What the cell runs on side by side lies this far apart: the same units of several rows, or of one row the units of several panels.
   struct Beside {
@@ -62,6 +72,18 @@ class GateWeights {
   // The cell's equations for units u .. u + lanes of a row and `count` - 1 beside them, from the products of u's panel.
   template <int count>
   RNNK_FN auto run_cell(const T* x_product, const T* h_product, const Beside& next, int64_t u, const Several<V, count>& carry) const {
+    return on_products<count>(x_product, h_product, next, u, [&](const auto&... x_h_b) { return CellOf<Several<V, count>>::forward(x_h_b..., carry); });
+  }
+
+  // The gated state likewise, before the gated products are there.
+  template <int count>
+  RNNK_FN auto gated_state(const T* x_product, const T* h_product, const Beside& next, int64_t u, const Several<V, count>& carry) const {
+    return on_products<count>(x_product, h_product, next, u, [&](const auto&... x_h_b) { return CellOf<Several<V, count>>::gated_state(x_h_b..., carry); });
+  }
+
+ private:
+  template <int count, class F>
+  RNNK_FN auto on_products(const T* x_product, const T* h_product, const Beside& next, int64_t u, const F& f) const {
     using W = Several<V, count>;
     W x[C::gates], h[C::gates], b[C::biases];
     for (int g = 0; g < C::gates; ++g) {
@@ -70,20 +92,25 @@ class GateWeights {
       h[g] = W::of([&](int j) { return V::load(h_product + j * next.h_product + column); });
     }
     for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int j) { return V::load(bias_ + k * padded_units() + u + j * next.unit); });
-    return CellOf<W>::forward(x, h, b, carry);
+    return f(x, h, b);
   }
 
- private:
   void pack(int64_t p) const {
-    if (w_ih_) pack_panel(w_.w_ih, I_, p, w_ih_);
-    if (w_hh_) pack_panel(w_.w_hh, P_, p, w_hh_);
+    if (w_ih_) pack_registers<0, registers>(w_.w_ih, I_, p, w_ih_);
+    if (w_hh_) pack_registers<0, plain_registers>(w_.w_hh, P_, p, w_hh_), pack_registers<plain_registers, gated_registers>(w_.w_hh, P_, p, w_hh_);
     pack_bias(p);
   }
 
   int64_t padded_units() const { return (H_ + units - 1) / units * units; }
 
-  void pack_panel(const T* w, int64_t K, int64_t p, S* packed) const {
-    for (int v = 0; v < registers; ++v) transpose_rows(weight_rows(w, K, p, v).row, K, packed + p * K * width + v * V::lanes, width);
+  // Registers `first` to first + count of panel p lie together, [K][count * lanes].
+  template <int first>
+  static int64_t offset(int64_t p, int64_t K) { return (p * width + first * V::lanes) * K; }
+
+  template <int first, int count>
+  void pack_registers(const T* w, int64_t K, int64_t p, S* packed) const {
+    for (int v = 0; v < count; ++v)
+      transpose_rows(weight_rows(w, K, p, first + v).row, K, packed + offset<first>(p, K) + v * V::lanes, count * V::lanes);
   }
 
   // The rows of W_ih or W_hh behind register v of panel p. Past the last unit there is nothing to read: any row will do, for no
@@ -99,12 +126,13 @@ class GateWeights {
     return rows;
   }
 
+  template <int first, int count>
   void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const S* packed, int64_t p, T* to, int ahead) const {
-    const int64_t size = K * width;
     if (packed)
-      return rows_product<registers>(rows, M, whole_row(K), packed + p * size, packed + (p + ahead) * size, Target<T>{to, width, nullptr, 0, width});
+      return rows_product<count>(rows, M, whole_row(K), packed + offset<first>(p, K), packed + offset<first>(p + ahead, K),
+                                 Target<T>{to, width, nullptr, first * V::lanes, width - first * V::lanes});
     if (M == 0) return;
-    for (int v = 0; v < registers; ++v) {
+    for (int v = first; v < first + count; ++v) {
       const WeightRows columns = weight_rows(w, K, p, v);
       with_constant<most_direct_rows>(int(M), [&](auto MR) { DirectTile<MR, T>::run(rows, columns.row, K, to + v * V::lanes, width); });
     }

@@ -2,7 +2,7 @@
 //
 //   d_x    = input slots W_ih                    split over the threads by panel and by token
 //   d_w_ih = (input slots)^T x                   split by the gradient's rows
-//   d_w_hh = (hidden slots)^T h before           likewise
+//   d_w_hh = (hidden slots)^T h before           likewise; the rows of gated products: with the gated state
 //   d_w_hr = D(h)^T (o * tanh(c))                likewise
 //   d_b    = slots^T 1                           likewise
 // where a cell's slots are its D(pre-activations), see cells/.
@@ -102,9 +102,13 @@ class Gradients {
     if (to.w_ih)
       weight_gradient(thread, s, c, slots, tokens_.slots_stride(), gate_stretches(C::input_slots, C::gates, shape.H, Hp_),
                       [&](int64_t, const TokenCursor& at) { return a_->x.at(a_->schedule, at.t, at.b); }, shape.I, to.w_ih);
+    constexpr int plain = C::gates - C::gated_products;
     if (to.w_hh)
-      weight_gradient(thread, s, c, slots, tokens_.slots_stride(), gate_stretches(C::hidden_slots, C::gates, shape.H, Hp_),
+      weight_gradient(thread, s, c, slots, tokens_.slots_stride(), gate_stretches(C::hidden_slots, plain, shape.H, Hp_),
                       [&](int64_t, const TokenCursor& at) { return state_before(*a_, c.d, at.t, at.b); }, shape.P, to.w_hh);
+    if (C::gated_products && to.w_hh)
+      weight_gradient(thread, s, c, slots, tokens_.slots_stride(), gate_stretches(C::hidden_slots + plain, C::gated_products, shape.H, Hp_),
+                      [&](int64_t token, const TokenCursor&) { return tokens_.hidden(c, token); }, shape.P, to.w_hh + plain * shape.H * shape.P);
     if (to.w_hr)
       weight_gradient(thread, s, c, tokens_.state(c, c.first_token), tokens_.state_stride(), whole_row(shape.P),
                       [&](int64_t token, const TokenCursor&) { return tokens_.hidden(c, token); }, shape.H, to.w_hr);

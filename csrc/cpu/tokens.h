@@ -12,17 +12,19 @@ int64_t step_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b) {
 // The state that entered step t of sorted row b.
 template <class T>
 const T* state_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b) {
-  const int64_t before = step_before(a, d, t, b);
+  const int64_t before = step_before(a, d, t, b), row = d * a.shape.B + a.schedule.order[b];
+  if (a.reset.at(a.schedule, t, b)) return a.reset.h + row * a.shape.P;
   if (before >= 0) return a.out.at(a.schedule, before, b) + d * a.shape.P;
-  return a.h0 + (d * a.shape.B + a.schedule.order[b]) * a.shape.P;
+  return a.h0 + row * a.shape.P;
 }
 
-// The cell state that entered step t of sorted row b: c0, or what was saved.
+// The cell state that entered step t of sorted row b: what was saved, or one of the caller's [H].
 template <class T>
 const T* cell_before(const BackwardArgs<T>& a, int d, int64_t t, int64_t b, int64_t Hp) {
-  const int64_t before = step_before(a, d, t, b);
+  const int64_t before = step_before(a, d, t, b), row = d * a.shape.B + a.schedule.order[b];
+  if (a.reset.at(a.schedule, t, b)) return a.reset.c + row * a.shape.H;
   if (before >= 0) return a.cells + (d * a.shape.N + a.schedule.first[before] + b) * Hp;
-  return a.c0 + (d * a.shape.B + a.schedule.order[b]) * a.shape.H;
+  return a.c0 + row * a.shape.H;
 }
 
 // Walks over tokens in order: step t, sorted row b.

@@ -22,10 +22,10 @@ struct BackwardStep {
   int64_t token_row[2], gates_row[2];  // of the step's first row in `tokens` and in `gates`
   int64_t Hp;
   TokenBuffers<T> tokens;
-  const T* gates;          // [rows, S, Hp]
-  const Wide<T>* d_h;      // [D, B, P], the step after's part of D(state)
+  const T* gates;           // [rows, S, Hp]
+  const Wide<T>* d_h;       // [D, B, P], the step after's part of D(state)
   const Wide<T>* d_hidden;  // [D, B, H], with a projection: D(o * tanh(c))
-  Wide<T>* d_carry;        // [D, B, H], LSTM: D(c); GRU: D(h) that came past W_hh
+  Wide<T>* d_carry;         // [D, B, H], LSTM: D(c); GRU: D(h) that came past W_hh
 };
 
 // A row's part from the step after, or, at its last step, what the caller gave.
@@ -242,7 +242,7 @@ class Backward {
       finished = std::max(finished, k.steps[d].after.active);
     }
     const auto tokens = [&](const T* of, int64_t width) {
-      return Operand<T>{of + k.token_row[0] * width, width, false, (k.token_row[1] - k.token_row[0]) * width};
+      return Operand<T>{of + k.token_row[0] * width, width, false, s_.D == 2 ? (k.token_row[1] - k.token_row[0]) * width : 0};
     };
     if (projected_) {
       queue.run(state_kernel<T>, over(s_.P, std::max(rows, finished), s_.D), a_, k);
@@ -258,6 +258,7 @@ class Backward {
 
 template <class T>
 cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
+  if (!has_kernels(args.cell)) return cudaErrorNotSupported;
   return with_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Backward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
     if (!workspace) return bytes = layer.workspace(), cudaSuccess;

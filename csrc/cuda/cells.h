@@ -12,6 +12,9 @@ using namespace rnnk::scalar;
 #include "cells/lstm.h"
 #include "cells/rnn.h"
 
+// Of all cells but the GRU that resets before the product, whose step takes two products.
+inline bool has_kernels(Cell cell) { return cell != Cell::gru_reset_before; }
+
 // Calls f(C{}) with the cell's mathematics in V.
 template <class V, class F>
 auto with_cell(Cell cell, const F& f) {
@@ -19,6 +22,7 @@ auto with_cell(Cell cell, const F& f) {
     case Cell::lstm: return f(Lstm<V>{});
     case Cell::gru: return f(Gru<V>{});
     case Cell::rnn_tanh: return f(RnnTanh<V>{});
+    case Cell::rnn_sigmoid: return f(RnnSigmoid<V>{});
     default: return f(RnnRelu<V>{});
   }
 }

@@ -162,6 +162,7 @@ class Forward {
 
 template <class T>
 cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
+  if (!has_kernels(args.cell)) return cudaErrorNotSupported;
   return with_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Forward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
     if (!workspace) return bytes = layer.workspace(), cudaSuccess;

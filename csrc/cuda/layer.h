@@ -59,7 +59,7 @@ struct BackwardArgs {
   WeightGradients<T> d_weights[2];
 };
 
-// Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs. Nothing is allocated, nothing
+// Enqueues the layer on `stream`, or, where `workspace` (at a multiple of 256) is null, only sets `bytes` to what it needs. Nothing is allocated, nothing
 // waits, no host memory is read once the call has returned: it may be captured into a graph. T: float, double, __nv_bfloat16, __half.
 // `chunk_bytes` bounds what the workspace holds per token: forward, products that shall stay in the L2; backward, what the large
 // products of a chunk of steps need, whose weight gradients are added up.

@@ -15,6 +15,13 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// The ops have no rule for tangents, which would vanish without a word.
+void check_no_tangent(at::ArrayRef<Tensor> tensors) {
+  for (const Tensor& t : tensors)
+    TORCH_CHECK(!t.defined() || !t._fw_grad(/*level=*/0).defined(),
+                "rnnkernels: the ops have no forward-mode derivative; call rnnkernels.functional or a module, inside the transform and not compiled");
+}
+
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, int64_t cell, const Tensor& x, const Tensor& h0, Optional c0, const Tensor& w_ih,
@@ -39,6 +46,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& cotangents) {
+    check_no_tangent(cotangents);
     const variable_list saved = ctx->get_saved_variables();
     Layer layer{Cell(ctx->saved_data["cell"].toInt()), {}, saved[argument_count], saved[argument_count + 1], saved[argument_count + 2],
                 ctx->saved_data["recompute"].toBool()};
@@ -83,6 +91,7 @@ struct AutogradKernel<Op, R(Args...)> {
 }  // namespace
 
 LayerOutputs differentiable_layer(const Layer& l) {
+  check_no_tangent(l.arguments);
   if (!requires_grad(l)) {
     at::AutoDispatchBelowADInplaceOrView below;
     return call_op(l);

@@ -15,6 +15,7 @@ struct Gradients {
   Tokens<T> x;
   Buffer<T> h0, c0;
   LayerWeights<T> weights[2];
+  Buffer<T> reset_h{}, reset_c{};
 };
 
 // `without` is a bit set of pointers to leave null: 0 d_out, 1 d_h_n, 2 d_c_n, 3 d_x, 4 d_h0, 5 d_c0, 6.. d_weights' five; 11 gates.
@@ -38,7 +39,7 @@ void leave_out(Args& args, const T*& d_out, T*& d_x, unsigned without) {
 // What every result should be, and NaN where it should be left alone.
 struct Expected {
   Tokens<double> out, d_x;
-  Buffer<double> h_n, c_n, d_h0, d_c0;
+  Buffer<double> h_n, c_n, d_h0, d_c0, d_reset_h, d_reset_c;
   naive::Weights d_weights[2];
 };
 
@@ -55,7 +56,7 @@ Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
   const int64_t P = c.state(), H = c.H;
   const naive::Sizes sizes{c.cell, c.I, H, P, round};
   Expected e{Tokens<double>(c, p.steps, c.D * P), Tokens<double>(c, p.steps, c.I), Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()),
-             Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()), {}};
+             Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()), Buffer<double>(p.reset_h.size()), Buffer<double>(p.reset_c.size()), {}};
   const auto put = [](const naive::Vector& from, double* to) { std::copy(from.begin(), from.end(), to); };
   for (int d = 0; d < c.D; ++d) {
     const naive::Weights w = p.weights[d].values(c);
@@ -66,14 +67,21 @@ Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
       const auto state = [&](const Buffer<T>& buffer) { return c.is_lstm() ? buffer.values(c_at, H) : naive::Vector(size_t(H)); };
       const auto x = collect(length, d == 1, [&](int64_t t) { return p.x.row(p.steps, t, b, 0, c.I); });
       const auto d_out = collect(length, d == 1, [&](int64_t t) { return p.d_out.row(p.steps, t, b, d * P, P); });
-      const naive::Trace trace = naive::forward(sizes, w, x, p.h0.values(h_at, P), state(p.c0));
-      const auto g = naive::backward(sizes, w, trace, d_out, p.d_h_n.values(h_at, P), state(p.d_c_n), d_w);
-      put(trace.h.back(), e.h_n.data() + h_at);
+      naive::Resets resets{std::vector<bool>(size_t(length)), naive::Vector(size_t(P)), naive::Vector(size_t(H))};
+      if (c.reset) {
+        resets.h = p.reset_h.values(h_at, P), resets.c = state(p.reset_c);
+        for (int64_t i = 0; i < length; ++i) resets.before[i] = p.resets.data[p.resets.offset(p.steps, d == 1 ? length - 1 - i : i, b)];
+      }
+      const naive::Trace trace = naive::forward(sizes, w, x, p.h0.values(h_at, P), state(p.c0), resets);
+      const auto g = naive::backward(sizes, w, trace, d_out, p.d_h_n.values(h_at, P), state(p.d_c_n), resets, d_w);
+      put(trace.h_n, e.h_n.data() + h_at);
       put(g.h0, e.d_h0.data() + h_at);
-      if (c.is_lstm()) put(trace.c.back(), e.c_n.data() + c_at), put(g.c0, e.d_c0.data() + c_at);
+      if (c.reset) put(g.reset_h, e.d_reset_h.data() + h_at);
+      if (c.reset && c.is_lstm()) put(g.reset_c, e.d_reset_c.data() + c_at);
+      if (c.is_lstm()) put(trace.c_n, e.c_n.data() + c_at), put(g.c0, e.d_c0.data() + c_at);
       for (int64_t i = 0; i < length; ++i) {
         const int64_t t = d == 1 ? length - 1 - i : i;
-        put(trace.h[i + 1], e.out.data.data() + e.out.offset(p.steps, t, b) + d * P);
+        put(trace.next_h[i], e.out.data.data() + e.out.offset(p.steps, t, b) + d * P);
         double* d_x = e.d_x.data.data() + e.d_x.offset(p.steps, t, b);
         for (int64_t k = 0; k < c.I; ++k) d_x[k] = g.x[i][k] + (d ? d_x[k] : 0);
       }
@@ -123,6 +131,8 @@ void compare(const std::string& name, const Expected& e, const Gradients<T>& g, 
   compare(name + " d_x", g.x.data, e.d_x.data.data(), tolerance);
   compare(name + " d_h0", g.h0, e.d_h0.data(), tolerance);
   compare(name + " d_c0", g.c0, e.d_c0.data(), tolerance);
+  compare(name + " d_reset_h", g.reset_h, e.d_reset_h.data(), tolerance);
+  compare(name + " d_reset_c", g.reset_c, e.d_reset_c.data(), tolerance);
   for (int d = 0; d < 2; ++d) {
     const std::string of = name + (d ? " reverse" : "");
     compare(of + " d_w_ih", g.weights[d].w_ih, e.d_weights[d].w_ih.data(), tolerance);
@@ -147,6 +157,7 @@ void check_same(const std::string& name, const Gradients<T>& a, const Gradients<
   same(3, "d_x", a.x.data, b.x.data);
   same(4, "d_h0", a.h0, b.h0);
   same(5, "d_c0", a.c0, b.c0);
+  same(31, "d_reset_h or d_reset_c", a.reset_h, b.reset_h), same(31, "d_reset_h or d_reset_c", a.reset_c, b.reset_c);
   for (int d = 0; d < 2; ++d) {
     const LayerWeights<T>&left = a.weights[d], &right = b.weights[d];
     same(6, "d_w_ih", left.w_ih, right.w_ih);

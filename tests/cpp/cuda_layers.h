@@ -100,6 +100,10 @@ Problem<double> draw_any(const Case& c) {
   const auto round = [](Buffer<double>& b) { b = map<double>(b, rounded<T>); };
   for (Buffer<double>* b : {&p.x.data, &p.d_out.data, &p.h0, &p.c0, &p.d_h_n, &p.d_c_n}) round(*b);
   for (LayerWeights<double>& w : p.weights) round(w.w_ih), round(w.w_hh), round(w.b_ih), round(w.b_hh), round(w.w_hr);
+  // The states of a row without steps only pass through.
+  for (Buffer<double>* b : {&p.h0, &p.c0})
+    for (int64_t i = 0, width = c.B ? b->size() / (c.D * c.B) : 0; i < b->size(); ++i)
+      if (p.steps.lengths[i / width % c.B] == 0) (*b)[i] = NAN;
   return p;
 }
 

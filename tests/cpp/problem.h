@@ -48,14 +48,14 @@ class Buffer {
 
 enum class Layout { full, batch_first, lengths, packed, nothing };  // nothing: every length is zero
 constexpr const char* layout_names[] = {"full", "batch_first", "lengths", "packed", "nothing"};
-constexpr const char* cell_names[] = {"lstm", "gru", "rnn_tanh", "rnn_relu"};
+constexpr const char* cell_names[] = {"lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu", "rnn_sigmoid"};
 
 struct Case {
   rnnk::Cell cell = rnnk::Cell::lstm;
   int64_t T = 1, B = 1, I = 1, H = 1, P = 0;  // P = 0: no projection
   int D = 1;
   Layout layout = Layout::full;
-  bool bias = true;
+  bool bias = true, reset = false;
 
   int64_t state() const { return P ? P : H; }
   int64_t gates() const { return gate_count(cell); }
@@ -63,8 +63,8 @@ struct Case {
   bool is_lstm() const { return cell == rnnk::Cell::lstm; }
   std::string name() const {
     char text[160];
-    std::snprintf(text, sizeof text, "%s T=%d B=%d I=%d H=%d P=%d D=%d %s%s", cell_names[int(cell)], int(T), int(B), int(I), int(H), int(P), D,
-                  layout_names[int(layout)], bias ? "" : " no bias");
+    std::snprintf(text, sizeof text, "%s T=%d B=%d I=%d H=%d P=%d D=%d %s%s%s", cell_names[int(cell)], int(T), int(B), int(I), int(H), int(P), D,
+                  layout_names[int(layout)], bias ? "" : " no bias", reset ? " reset" : "");
     return text;
   }
 };
@@ -158,20 +158,30 @@ struct Problem {
   LayerWeights<T> weights[2];
   Tokens<T> x, d_out;
   Buffer<T> h0, c0, d_h_n, d_c_n;
+  Tokens<bool> resets;
+  Buffer<T> reset_h, reset_c;
 
   explicit Problem(const Case& c) : Problem(c, Steps::draw(c)) {}
   Problem(const Case& c, const std::vector<int64_t>& lengths)
       : c(c), steps(c, lengths), x(c, steps, c.I), d_out(c, steps, c.D * c.state()), h0(Buffer<T>::random(c.D * c.B * c.state(), 1)),
-        d_h_n(Buffer<T>::random(h0.size(), 1)) {
+        d_h_n(Buffer<T>::random(h0.size(), 1)), resets(c, steps, c.reset), reset_h(Buffer<T>::random(c.reset * h0.size(), 1)) {
     for (int d = 0; d < c.D; ++d) weights[d] = LayerWeights<T>::random(c);
     x.randomize(steps);
     d_out.randomize(steps);
+    for (int64_t b = 0; b < c.B && c.reset; ++b)
+      for (int64_t t = 0; t < steps.lengths[b]; ++t) resets.data[resets.offset(steps, t, b)] = uniform(0, 1) < 0.3;
     if (!c.is_lstm()) return;
+    reset_c = Buffer<T>::random(c.reset * c.D * c.B * c.H, 1);
     c0 = Buffer<T>::random(c.D * c.B * c.H, 1);
     d_c_n = Buffer<T>::random(c0.size(), 1);
   }
 
   rnnk::Shape shape() const { return {c.T, c.B, steps.tokens, c.I, c.H, c.state(), c.D}; }
+
+  rnnk::Reset<T> reset() const {
+    if (!c.reset) return {};
+    return {resets.template view<const bool>(), reset_h.data(), reset_c.data()};
+  }
 
   // The call with only one of the rows.
   Problem only(int64_t row) const {
@@ -180,7 +190,7 @@ struct Problem {
     Problem one(single, {steps.lengths[row]});
     for (int d = 0; d < c.D; ++d) {
       one.weights[d] = weights[d];
-      for (auto [to, from] : {std::pair{&one.h0, &h0}, {&one.d_h_n, &d_h_n}, {&one.c0, &c0}, {&one.d_c_n, &d_c_n}}) {
+      for (auto [to, from] : {std::pair{&one.h0, &h0}, {&one.d_h_n, &d_h_n}, {&one.c0, &c0}, {&one.d_c_n, &d_c_n}, {&one.reset_h, &reset_h}, {&one.reset_c, &reset_c}}) {
         const int64_t width = to->size() / c.D;
         std::copy_n(from->data() + (d * c.B + row) * width, width, to->data() + d * width);
       }
@@ -188,6 +198,7 @@ struct Problem {
     for (auto [to, from] : {std::pair{&one.x, &x}, {&one.d_out, &d_out}})
       for (int64_t t = 0; t < steps.lengths[row]; ++t)
         std::copy_n(from->data.data() + from->offset(steps, t, row), from->width, to->data.data() + to->offset(one.steps, t, 0));
+    for (int64_t t = 0; t < steps.lengths[row] && c.reset; ++t) one.resets.data[one.resets.offset(one.steps, t, 0)] = resets.data[resets.offset(steps, t, row)];
     return one;
   }
 };

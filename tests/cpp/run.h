@@ -20,7 +20,7 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
   Outputs<T> to{Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), Buffer<T>(saved * c.saved()),
                 Buffer<T>(c.is_lstm() ? saved : 0)};
   rnnk::ForwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), p.h0.data(), p.c0.data(),
-                            to.out.template view<T>(), to.h_n.data(), to.c_n.data(), threads, to.gates.data(), to.cells.data()};
+                            p.reset(), to.out.template view<T>(), to.h_n.data(), to.c_n.data(), threads, to.gates.data(), to.cells.data()};
   for (int d = 0; d < c.D; ++d) args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
   if (!prepared) return run(table.of<T>().forward, args), std::move(to);
   args.threads = threads + 1;  // may fall after packing
@@ -38,10 +38,11 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
 template <class T>
 Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T>& saved, int threads, unsigned without = 0) {
   const Case& c = p.c;
-  Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), {}};
+  Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), {}, Buffer<T>(p.reset_h.size()), Buffer<T>(p.reset_c.size())};
+  for (Buffer<T>* added : {&to.reset_h, &to.reset_c}) std::fill_n(added->data(), added->size(), T(0));
   rnnk::BackwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), saved.out.template view<const T>(),
-                             p.h0.data(), p.c0.data(), saved.gates.data(), saved.cells.data(), p.d_out.template view<const T>(),
-                             p.d_h_n.data(), p.d_c_n.data(), to.x.template view<T>(), to.h0.data(), to.c0.data(), {}};
+                             p.h0.data(), p.c0.data(), p.reset(), saved.gates.data(), saved.cells.data(), p.d_out.template view<const T>(),
+                             p.d_h_n.data(), p.d_c_n.data(), to.x.template view<T>(), to.h0.data(), to.c0.data(), to.reset_h.data(), to.reset_c.data(), {}};
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
     args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
@@ -65,6 +66,7 @@ void check_row(const std::string& name, const Kernels& table, const Problem<T>& 
             "%s: %s of row %d has other bits when it runs alone", name.c_str(), what, int(row));
   };
   same("h_n", o.h_n, alone.h_n), same("c_n", o.c_n, alone.c_n), same("d_h0", g.h0, d_alone.h0), same("d_c0", g.c0, d_alone.c0);
+  same("d_reset_h", g.reset_h, d_alone.reset_h), same("d_reset_c", g.reset_c, d_alone.reset_c);
   for (int64_t t = 0; t < p.steps.lengths[row]; ++t) {
     const auto equal = [&](const Tokens<T>& all, const Tokens<T>& single) {
       return !all.width || !std::memcmp(&all.data[all.offset(p.steps, t, row)], &single.data[single.offset(one.steps, t, 0)], size_t(all.width) * sizeof(T));

@@ -9,6 +9,7 @@
 namespace rnnk::scalar {
 #include "cells/activations.h"
 #include "cells/gru.h"
+#include "cells/gru_reset_before.h"
 #include "cells/lstm.h"
 #include "cells/rnn.h"
 }  // namespace rnnk::scalar
@@ -16,9 +17,10 @@ namespace rnnk::scalar {
 using namespace rnnk::scalar;
 using Real = long double;
 
-// What a cell makes of its products x and h (one per gate), both biases, and the c or h it carries.
+// What a cell makes of its products x and h (one per gate), both biases, and the c or h it carries; with `gated`, what the last of its
+// products h would be taken with.
 struct State {
-  Real h, carry;
+  Real h, carry, gated = 0;
 };
 template <int gates>
 struct Inputs {
@@ -55,6 +57,15 @@ struct GruFormula {
     return {h, h};
   }
 };
+struct GruResetBeforeFormula {
+  static constexpr int gates = 3;
+  static State run(const Inputs<3>& in) {
+    std::array<Real, 3> a;
+    for (int g = 0; g < 3; ++g) a[g] = in.x[g] + in.b_ih[g] + in.h[g] + in.b_hh[g];
+    const Real z = logistic(a[1]), h = (1 - z) * std::tanh(a[2]) + z * in.carry;
+    return {h, h, logistic(a[0]) * in.carry};
+  }
+};
 struct TanhFormula {
   static constexpr int gates = 1;
   static State run(const Inputs<1>& in) { return {std::tanh(in.x[0] + in.b_ih[0] + in.h[0] + in.b_hh[0]), in.carry}; }
@@ -62,6 +73,10 @@ struct TanhFormula {
 struct ReluFormula {
   static constexpr int gates = 1;
   static State run(const Inputs<1>& in) { return {std::max<Real>(0, in.x[0] + in.b_ih[0] + in.h[0] + in.b_hh[0]), in.carry}; }
+};
+struct SigmoidFormula {
+  static constexpr int gates = 1;
+  static State run(const Inputs<1>& in) { return {logistic(in.x[0] + in.b_ih[0] + in.h[0] + in.b_hh[0]), in.carry}; }
 };
 
 template <class T>
@@ -90,15 +105,15 @@ void test_forward(const std::string& name) {
   }
 }
 
-// d_h h' + d_carry carry', differentiated numerically with respect to one input.
+// d_h h' + d_carry carry' + d_gated gated, differentiated numerically with respect to one input.
 template <class Formula, class Input>
-Real difference(Inputs<Formula::gates> in, Real d_h, Real d_carry, Input input) {
+Real difference(Inputs<Formula::gates> in, Real d_h, Real d_carry, Real d_gated, Input input) {
   constexpr Real step = 1e-5L;
   const auto loss = [&](Real by) {
     auto moved = in;
     input(moved) += by;
     const State out = Formula::run(moved);
-    return d_h * out.h + d_carry * out.carry;
+    return d_h * out.h + d_carry * out.carry + d_gated * out.gated;
   };
   return (8 * (loss(step) - loss(-step)) - (loss(2 * step) - loss(-2 * step))) / (12 * step);
 }
@@ -111,10 +126,17 @@ void test_vjp(const std::string& name, bool smooth) {
     if (!smooth && std::abs(in.x[0] + in.h[0] + in.b_ih[0] + in.b_hh[0]) < 0.01L) continue;  // relu's corner
     const auto step = forward<C, T>(in);
     const T d_h = T(float(uniform(-2, 2))), d_carry = T(float(uniform(-2, 2)));
-    const auto d = C::vjp(step.saved, C::has_cell_state ? step.carry : step.h, T(in.carry), d_h, d_carry);
+    auto d = C::vjp(step.saved, C::has_cell_state ? step.carry : step.h, T(in.carry), d_h, d_carry);
+    T d_gated(0);
+    if constexpr (C::gated_products) {
+      d_gated = T(float(uniform(-2, 2)));
+      const auto rest = C::vjp_of_gated_state(step.saved, T(in.carry), d_gated, d.carry);
+      check(d.slots[0] == 0, "%s: the slot of r before D(gated state) is known", name.c_str());
+      d.slots[0] = rest.slot, d.carry = rest.carry;
+    }
     const Real tolerance = std::max<Real>(1e-12L, 64 * std::numeric_limits<T>::epsilon());
     const auto expect = [&](const std::string& what, T value, auto input) {
-      check_close(name + " " + what, value, difference<Formula>(in, d_h, d_carry, input), tolerance);
+      check_close(name + " " + what, value, difference<Formula>(in, d_h, d_carry, d_gated, input), tolerance);
     };
     for (int g = 0; g < C::gates; ++g) {
       const std::string gate = " of gate " + std::to_string(g);
@@ -159,6 +181,20 @@ void test_lstm_hidden() {
   }
 }
 
+// The gated state is the same from the products and from what was saved.
+template <class T>
+void test_gated_state() {
+  using C = GruResetBefore<T>;
+  for (int i = 0; i < 1000; ++i) {
+    const auto in = Inputs<3>::random();
+    const auto step = forward<C, T>(in);
+    const T x[3] = {T(in.x[0])}, h[3] = {T(in.h[0])}, b[3] = {T(in.b_ih[0]) + T(in.b_hh[0])};
+    const T state = C::gated_state(x, h, b, T(in.carry));
+    check(state == C::gated_state(step.saved, T(in.carry)), "the saved gates give another gated state");
+    check_close("GRU reset before: s", state, GruResetBeforeFormula::run(in).gated, 8 * std::numeric_limits<T>::epsilon());
+  }
+}
+
 template <class T>
 void test_nan_and_corners() {
   const T nan = std::numeric_limits<T>::quiet_NaN(), infinity = std::numeric_limits<T>::infinity();
@@ -183,9 +219,12 @@ template <class T>
 void test_all() {
   test<T, Lstm, LstmFormula>("LSTM");
   test<T, Gru, GruFormula>("GRU");
+  test<T, GruResetBefore, GruResetBeforeFormula>("GRU reset before");
   test<T, RnnTanh, TanhFormula>("RNN tanh");
   test<T, RnnRelu, ReluFormula>("RNN relu", false);
+  test<T, RnnSigmoid, SigmoidFormula>("RNN sigmoid");
   test_lstm_hidden<T>();
+  test_gated_state<T>();
   test_nan_and_corners<T>();
 }
 

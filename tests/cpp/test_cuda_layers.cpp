@@ -3,11 +3,12 @@
 // nothing but their arrays (cuda_layers.h). Links csrc/cuda/*.cu as C++, no torch, no CUDA.
 //
 //   test_cuda_layers [TYPE ...]      f64 f32 bf16 f16
+#include "cuda/queue.h"
 #include "cuda_layers.h"
 
 using rnnk::Cell;
 
-constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::rnn_tanh, Cell::rnn_relu};
+constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::rnn_tanh, Cell::rnn_relu, Cell::rnn_sigmoid};
 constexpr Layout layouts[] = {Layout::full, Layout::lengths, Layout::packed, Layout::nothing};
 
 // The largest error of any result, of the largest number there.
@@ -37,6 +38,14 @@ double tolerance(const Problem<double>& p, const Expected& exact) {
 // Chunks of one step, of some, of all.
 constexpr size_t chunk_sizes[] = {0, 2000, 20000, large_chunks};
 
+// c is kept in more bits than T has.
+template <class T>
+bool holds_more_than(const Buffer<cuda::Wide<T>>& cells) {
+  for (int64_t i = 0; i < cells.size(); ++i)
+    if (cells[i] == cells[i] && rounded<T>(cells[i]) != cells[i]) return true;
+  return false;
+}
+
 template <class T>
 void test_case(const Case& c) {
   const Problem<double> p = draw<T>(c);
@@ -50,6 +59,7 @@ void test_case(const Case& c) {
   cuda_host::set_seed(1);
   check(forward(p, in, o, loop) == cudaSuccess, "%s: forward failed", name.c_str());
   compare(name, expected, read(o, p), t);
+  if (sizeof(T) == 2 && c.is_lstm() && p.steps.tokens) check(holds_more_than<T>(o.cells), "%s: c is rounded", name.c_str());
   for (Save save : {Save::cells, Save::nothing}) {
     forward(p, in, again, loop, save);
     check_same(name + " without saving", o, again);
@@ -165,10 +175,23 @@ void test_large() {
   }
 }
 
+__global__ void visit_kernel(int* visits, int64_t rows) {
+  cuda::for_own_rows(rows, [&](int64_t row) { ++visits[row * 40 + cuda::own_column()]; });
+}
+
+// More rows than a grid has: every thread takes several.
+void test_rows() {
+  check(cuda::over(40, int64_t(1) << 33).grid.y == 65535, "a grid of too many rows");
+  constexpr int64_t rows = 23;
+  std::vector<int> visits(size_t(rows * 64));
+  check(!cuda::launch(visit_kernel, {dim3(2, 3), dim3(20, 2)}, nullptr, visits.data(), rows), "launch");
+  for (int64_t i = 0; i < int64_t(visits.size()); ++i) check(visits[i] == (i < rows * 40), "element %d visited %d times", int(i), visits[i]);
+}
+
 int main(int count, char** words) {
   const std::vector<std::string> types(words + 1, words + count);
   const auto wanted = [&](const char* type) { return types.empty() || std::find(types.begin(), types.end(), type) != types.end(); };
-  if (wanted("f64")) test_type<double>(), test_large();
+  if (wanted("f64")) test_rows(), test_type<double>(), test_large();
   if (wanted("f32")) test_type<float>();
   if (wanted("bf16")) test_type<__nv_bfloat16>();
   if (wanted("f16")) test_type<__half>();

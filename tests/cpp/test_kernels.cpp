@@ -15,7 +15,7 @@ struct Coverage {
   void note(const Case& c, const std::string& isa, int threads) {
     const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
     const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), rnnk::cpu::reads_unpacked(c.T, c.B) ? rnnk::cpu::Packing::never : rnnk::cpu::Packing::now,
-                                    c.T == 1 && !c.P && rnnk::cpu::reads_unpacked(c.T, c.B)};
+                                    c.T == 1 && !c.P && c.cell != Cell::gru_reset_before && rnnk::cpu::reads_unpacked(c.T, c.B)};
     const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
     members |= p.members > 1;
     teams |= p.teams() > 1;
@@ -103,7 +103,7 @@ void test_all_tables(const Case& c, bool rows = false) {
   for (const Kernels& table : tables()) test_case<T>(c, table, p, expected, rows);
 }
 
-constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::rnn_tanh, Cell::rnn_relu};
+constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::gru_reset_before, Cell::rnn_tanh, Cell::rnn_relu, Cell::rnn_sigmoid};
 
 void test_shapes(Case c) {
   struct Sizes { int64_t T, B, I, H; };
@@ -151,13 +151,26 @@ void test_steps() {
       for (int D : {1, 2}) test_all_tables<float>({cell, T, B, 24, H, 0, D, Layout::full}, B > 1);
 }
 
+// States set anew within a sequence: with rows that end, projections, teams of threads, chunks of steps, a single step.
+void test_resets() {
+  for (Cell cell : cells)
+    for (Layout layout : {Layout::full, Layout::batch_first, Layout::lengths, Layout::packed})
+      for (auto [T, B, H] : {std::array<int64_t, 3>{1, 1, 5}, {1, 3, 300}, {9, 1, 17}, {6, 7, 33}, {70, 9, 20}, {12, 5, 160}})
+        for (int64_t P : {int64_t(0), H / 3}) {
+          if (P && cell != Cell::lstm) continue;
+          const Case c{cell, T, B, 6, H, P, 2, layout, true, true};
+          test_all_tables<float>(c, B > 1);
+          test_all_tables<double>(c, B > 1);
+        }
+}
+
 void test_quick() {
   for (Cell cell : cells)
     for (Layout layout : {Layout::full, Layout::lengths})
       for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}, {3, 3, 19, 2}, {30, 12, 33, 2}, {1, 2, 300, 2}}) {
         const Case c{cell, T, B, 9, H, 0, int(D), layout};
         test_all_tables<float>(c);
-        if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout});
+        if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout, true, true});
       }
 }
 
@@ -169,6 +182,7 @@ int main(int count, char** words) {
     test_projections();
     test_teams();
     test_steps();
+    test_resets();
     for (Cell cell : cells)
       for (const Kernels& table : tables()) {
         test_null_pointers<double>({cell, 4, 5, 3, 19, 0, 2, Layout::lengths}, table);

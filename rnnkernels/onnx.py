@@ -1,0 +1,37 @@
+"""torch.onnx.export(dynamo=True): a layer becomes one node of ONNX' own LSTM, GRU or RNN.
+
+ONNX stacks gates as LSTM i o f c and GRU z r h, directions in front of them, and b_ih before b_hh. Its output is [T, D, B, H].
+"""
+
+import torch
+
+_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+_OPSET = 14
+
+
+def layer(name, *args):
+    """The op `name` on args, as a node. RuntimeError for what ONNX cannot express: packed sequences and projections."""
+    n_states = 2 if name == "lstm" else 1
+    x, states, (*weights, batch_sizes, lengths, _, flag) = args[0], args[1 : 1 + n_states], args[1 + n_states :]
+    half = len(weights) // 2
+    directions = [w for w in (weights[:half], weights[half:]) if w[0] is not None]
+    if batch_sizes is not None:
+        raise RuntimeError("rnnkernels: ONNX has no packed sequences; pad them and pass `lengths`")
+    if name == "lstm" and weights[4] is not None:
+        raise RuntimeError("rnnkernels: the LSTM of ONNX has no projection (proj_size)")
+    H, (T, B, _) = states[0].shape[-1], x.shape
+    by_gate = lambda w: torch.cat([w[g * H : (g + 1) * H] for g in _GATES[name]])
+    stacked = lambda tensors: torch.stack([by_gate(w) for w in tensors])
+    biases = None
+    if directions[0][2] is not None:
+        biases = torch.cat([stacked(w[k] for w in directions) for k in (2, 3)], 1)
+    attributes = {"hidden_size": H, "direction": "bidirectional" if len(directions) == 2 else "forward"}
+    if name == "gru":
+        attributes["linear_before_reset"] = 1
+    if name == "rnn":
+        attributes["activations"] = ["Relu" if flag else "Tanh"] * len(directions)
+    inputs = x, stacked(w[0] for w in directions), stacked(w[1] for w in directions), biases, lengths if lengths is None else lengths.int(), *states
+    out, *last = torch.onnx.ops.symbolic_multi_out(
+        name.upper(), inputs, attributes, dtypes=[x.dtype] * (1 + n_states),
+        shapes=[[T, len(directions), B, H], *([len(directions), B, H] for _ in states)], version=_OPSET)
+    return out.transpose(1, 2).flatten(2), *last

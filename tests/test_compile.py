@@ -1,0 +1,192 @@
+"""torch.compile: one graph with one op per layer, for any T and B, in training too; torch.export, reloaded elsewhere."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import rnnkernels
+from cases import Case, Numbers
+from conftest import assert_close, needs_extension
+
+pytestmark = needs_extension
+CELLS = ("LSTM", "GRU", "RNN_TANH")
+LAYOUTS = ("padded", "packed", "unsorted", "lengths", "unbatched")
+
+
+class Graphs:
+    """A backend that runs what Dynamo captured as it is, and keeps it."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, module, example_inputs):
+        self.seen.append(module)
+        return module.forward
+
+    def ops(self):
+        """Our ops in the one graph."""
+        (module,) = self.seen
+        targets = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+        return [target for target in targets if target.startswith("rnnkernels.")]
+
+
+class Model(torch.nn.Module):
+    """A recurrent module between other ops."""
+
+    def __init__(self, recurrent, width):
+        super().__init__()
+        self.recurrent, self.head = recurrent, torch.nn.Linear(width, 2, dtype=torch.float64)
+
+    def forward(self, x, hx=None, lengths=None):
+        x = PackedSequence(x.data.sin(), *x[1:]) if isinstance(x, PackedSequence) else x.sin()
+        out, last = self.recurrent(x, hx, lengths=lengths)
+        return self.head(out.data if isinstance(out, PackedSequence) else out), last
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch.compiler.reset()
+
+
+def call(case):
+    """The model, positional arguments and keywords of a case."""
+    numbers = Numbers.draw(case)
+    x = numbers.x
+    if case.layout in ("packed", "unsorted"):
+        x = pack_padded_sequence(x, numbers.lengths, case.batch_first, enforce_sorted=case.layout == "packed")
+    hx = None if not case.hx else numbers.hx if case.is_lstm else numbers.hx[0]
+    return Model(case.build(rnnkernels), case.D * case.H), (x, hx), {"lengths": numbers.lengths} if case.layout == "lengths" else {}
+
+
+def same(ours, eager):
+    flat = lambda result: torch.utils._pytree.tree_leaves(result)
+    for a, b in zip(flat(ours), flat(eager), strict=True):
+        assert_close(a, b.detach())
+
+
+@pytest.mark.parametrize("dynamic", (False, True))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_op_per_layer(cell, layout, dynamic):
+    for hx in (False, True):
+        model, args, kwargs = call(Case(cell, L=2, D=2, hx=hx, layout=layout, batch_first=hx))
+        graphs = Graphs()
+        compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend=graphs)
+        same(compiled(*args, **kwargs), model(*args, **kwargs))
+        assert graphs.ops() == [f"rnnkernels.{cell[:4].rstrip('_').lower()}"] * 2
+
+
+@pytest.mark.parametrize("cell", ("LSTMCell", "GRUCell", "RNNCell"))
+def test_cells(cell):
+    module, graphs = getattr(rnnkernels, cell)(3, 17), Graphs()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=graphs)
+    for B in (5, 4, 9):
+        x = torch.randn(B, 3)
+        assert torch.equal(*(torch.stack(m(x)) if cell == "LSTMCell" else m(x) for m in (compiled, module)))
+    assert graphs.ops() == [f"rnnkernels.{cell[:-4].lower()}"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_recompilation_for_other_sizes(cell, layout):
+    """No two sizes are equal and none is 1: Dynamo takes equal ones for one size and makes constants of 0 and 1."""
+    graphs, compiled = Graphs(), None
+    for T, B in ((7, 4), (12, 5), (5, 6)):
+        model, args, kwargs = call(Case(cell, T=T, B=B, L=2, hx=False, layout=layout))
+        if compiled is None:
+            first = model
+            compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=graphs)
+        same(compiled(*args, **kwargs), first(*args, **kwargs))
+    assert len(graphs.seen) == 1
+
+
+@pytest.mark.parametrize("layout", ("padded", "unsorted", "lengths"))
+@pytest.mark.parametrize("cell", CELLS)
+def test_training(cell, layout):
+    """Every gradient of eager mode, through dropout between layers with the same masks."""
+    model, args, kwargs = call(Case(cell, L=2, D=2, layout=layout))
+    model.recurrent.dropout = 0.3
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    gradients = []
+    for run in (compiled, model):
+        torch.manual_seed(3)
+        model.zero_grad()
+        out, last = run(*args, **kwargs)
+        (out.pow(2).sum() + sum(s.sum() for s in (last if isinstance(last, tuple) else (last,)))).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    same(*gradients)
+
+
+def test_inductor():
+    """The default backend, training and inference, autocast and bfloat16 too."""
+    model = Model(rnnkernels.GRU(3, 17), 17).float()
+    x, h = torch.randn(7, 4, 3), torch.randn(1, 4, 17)
+    compiled = torch.compile(model, fullgraph=True)
+    gradients = []
+    for run in (compiled, model):
+        model.zero_grad()
+        run(x, h)[0].pow(2).sum().backward()
+        gradients.append([p.grad.double() for p in model.parameters()])
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_and_bfloat16():
+    x = torch.randn(7, 4, 3)
+    for module, dtype in ((rnnkernels.LSTM(3, 17, 2), torch.float32), (rnnkernels.LSTM(3, 17, 2).bfloat16(), torch.bfloat16)):
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
+            ours, eager = compiled(x.to(dtype)), module(x.to(dtype))
+        same(ours, eager)
+        assert ours[0].dtype is torch.bfloat16
+
+
+def test_only_ours_are_traced():
+    """torch.nn's own modules break the graph as before: traced, a torch.nn.LSTM would not even train."""
+    for cell in ("LSTM", "GRU", "RNN"):
+        with pytest.raises(torch._dynamo.exc.Unsupported):
+            torch.compile(getattr(torch.nn, cell)(3, 4), fullgraph=True, backend="eager")(torch.randn(5, 2, 3))
+    assert torch._dynamo.config.allow_rnn is False
+
+
+@pytest.mark.parametrize("first", ("rnnkernels", "torch._dynamo"))
+def test_either_may_be_imported_first(first):
+    second = {"rnnkernels": "torch._dynamo", "torch._dynamo": "rnnkernels"}[first]
+    program = f"import sys, torch, {first}\nassert '{second}' not in sys.modules\nimport {second}, rnnkernels\n" \
+              "torch.compile(rnnkernels.GRU(3, 4), fullgraph=True, backend='eager')(torch.randn(5, 2, 3))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+RELOAD = """
+import sys, torch, rnnkernels
+for cell in sys.argv[2:]:
+    program = torch.export.load(f"{sys.argv[1]}/{cell}.pt2").module()
+    for x, lengths, expected in torch.load(f"{sys.argv[1]}/{cell}.pt"):
+        for a, b in zip(torch.utils._pytree.tree_leaves(program(x, None, lengths)), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+"""
+
+
+@pytest.mark.parametrize("layout", ("padded", "lengths"))
+def test_export(layout, tmp_path):
+    """T and B stay free; a new process that imports rnnkernels loads the programs and gets our results."""
+    T, B = torch.export.Dim("T"), torch.export.Dim("B")
+    for cell in CELLS:
+        calls = []
+        for sizes in ((7, 4), (12, 5), (3, 2)):
+            model, (x, _), kwargs = call(Case(cell, torch.float64, *sizes, L=2, D=2, hx=False, layout=layout))
+            lengths = kwargs.get("lengths")
+            if not calls:
+                exported = model
+                program = torch.export.export(model, (x, None, lengths), dynamic_shapes=({0: T, 1: B}, None, {0: B} if kwargs else None))
+            calls.append((x, lengths, [t.detach() for t in torch.utils._pytree.tree_leaves(exported(x, None, lengths))]))
+        ops = [str(node.target) for node in program.graph.nodes if str(node.target).startswith("rnnkernels.")]
+        assert ops == [f"rnnkernels.{cell[:4].rstrip('_').lower()}.default"] * 2
+        torch.export.save(program, tmp_path / f"{cell}.pt2")
+        torch.save(calls, tmp_path / f"{cell}.pt")
+    done = subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path), *CELLS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
