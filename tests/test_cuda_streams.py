@@ -34,13 +34,11 @@ class Job:
             self.leaves[0] = self.packed.data.requires_grad_()
 
     def draw(self):
-        numbers = Numbers.draw(self.case)
         with torch.no_grad():
-            for mine, new in zip((*self.leaves[1 : 1 + len(self.hx)], *self.cotangents), (*numbers.hx, *numbers.cotangents)):
-                mine.copy_(new)
-            self.leaves[0].copy_(torch.randn_like(self.leaves[0]))
-            if self.case.layout == "lengths":
-                self.lengths.copy_(numbers.lengths)
+            for buffer in (self.leaves[0], *self.hx, *self.cotangents):
+                buffer.normal_()
+        if self.case.layout == "lengths":
+            self.lengths.copy_(self.case.lengths())
 
     def forward(self):
         hx = self.hx if self.case.is_lstm else self.hx[0]
