@@ -8,13 +8,14 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-import rnnkernels
 import torch
 
 from bench.peers import OURSELVES
 
 
 def describe(threads: int, peers: tuple[str, ...]) -> dict:
+    import rnnkernels  # not above: the suite on a card builds it first
+
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

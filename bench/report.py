@@ -29,6 +29,8 @@ def figure(result: dict, against: str) -> float | None:
         return result["bound"]["share"] if result.get("bound") else None
     if against == "best":
         return best(result)
+    if against in result.get("published", {}):
+        return result["published"][against] / result["seconds"][OURS]["median"] if OURS in result["seconds"] else None
     return result["ratios"][against]["median"] if against in result["ratios"] else None
 
 
@@ -53,10 +55,10 @@ class Verdict:
         return f"[{COLOUR[self.word]}]{self.word}[/]  {points:38} {number(self.value):>7} {self.bar.against:11} bar {number(self.bar.least)}  {self.bar.name}"
 
 
-def verdicts(run: dict) -> list[Verdict]:
-    """Every bar of the run's suite that has a point in it, failures last, where a reader looks first."""
+def verdicts(run: dict, bars: tuple[Bar, ...] | None = None) -> list[Verdict]:
+    """Every bar (of the run's suite) that has a point in it, failures last, where a reader looks first."""
     found = []
-    for bar in SUITES[run["suite"]].bars:
+    for bar in SUITES[run["suite"]].bars if bars is None else bars:
         own = [r for r in run["points"] if bar.where(point_of(r))]
         values = [figure(r, bar.against) for r in own]
         if bar.mean and own:
@@ -77,7 +79,7 @@ def bar_of(run: dict, result: dict) -> Bar | None:
 
 def kind(result: dict) -> str:
     point = point_of(result)
-    words = [point.cell, "packed" * point.packed, "bidirectional" * (point.D > 1), f"{point.L} layers" * (point.L > 1), point.mode]
+    words = [point.cell, "packed" * point.packed, "projected" * (point.P > 0), "bidirectional" * (point.D > 1), f"{point.L} layers" * (point.L > 1), point.mode]
     words += ["recompute" * point.recompute, point.dtype * (point.dtype != "float32"), f"{point.threads} thread" * (point.threads is not None)]
     return " ".join(word for word in words if word)
 

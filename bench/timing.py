@@ -74,16 +74,17 @@ def verify(problem: Problem, calls: dict[str, Callable], errors: dict[str, float
             errors[name] = max(errors.get(name, 0.0), check(name, problem.point, call(), truth))
 
 
-def interleave(calls: dict[str, Callable]) -> list[dict[str, float]]:
-    """Seconds a call, for each round and contender. All contenders meet the machine's moods together."""
-    once = {name: take_turn(call, 1, awake=False) for name, call in calls.items()}
+def interleave(calls: dict[str, Callable], turn: Callable | None = None, batch_calls: int | None = None) -> list[dict[str, float]]:
+    """Seconds a call by `turn` (`take_turn`), in batches of `batch_calls` (BATCH_CALLS) at least, for each round and contender. All contenders meet the machine's moods together."""
+    turn, batch_calls = turn or take_turn, batch_calls or BATCH_CALLS
+    once = {name: turn(call, 1, awake=False) for name, call in calls.items()}
     slow = max(once.values()) > SLOW_SECONDS
-    batch = {name: 1 if slow else max(BATCH_CALLS, round(BATCH_SECONDS / take_turn(call, 1))) for name, call in calls.items()}
+    batch = {name: 1 if slow else max(batch_calls, round(BATCH_SECONDS / turn(call, 1))) for name, call in calls.items()}
     at_least = SLOW_ROUNDS if slow else ROUNDS_AT_LEAST
     rounds, names, start = [], list(calls), time.perf_counter()
     while len(rounds) < at_least or (len(rounds) < ROUNDS and time.perf_counter() - start < POINT_SECONDS):
         first = len(rounds) % len(names)
-        rounds.append({name: take_turn(calls[name], batch[name], awake=not slow) for name in names[first:] + names[:first]})
+        rounds.append({name: turn(calls[name], batch[name], awake=not slow) for name in names[first:] + names[:first]})
     return rounds
 
 
@@ -117,8 +118,9 @@ def summary(rounds: list[dict[str, float]]) -> dict:
 
 
 def compare(amounts: dict[str, list[float]], unit: str) -> dict:
-    """Amounts and ratios. A ratio is peer / ours within one round, so whatever slows a whole round cancels."""
-    ratios = {name: [peer / ours for peer, ours in zip(values, amounts[OURS])] for name, values in amounts.items() if name != OURS}
+    """Amounts and ratios. A ratio is peer / ours within one round, so whatever slows a whole round cancels. Without ours, none."""
+    peers = {name: values for name, values in amounts.items() if name != OURS and OURS in amounts}
+    ratios = {name: [peer / ours for peer, ours in zip(values, amounts[OURS])] for name, values in peers.items()}
     return {
         unit: {name: {**spread(values), "rounds": values} for name, values in amounts.items()},
         "ratios": {name: spread(values) for name, values in ratios.items()},

@@ -7,10 +7,10 @@ if extension._C is not None:
 
 from . import functional, reference
 from .cells import GRUCell, LSTMCell, RNNCell
-from .convert import convert, patch_torch, revert
+from .convert import convert, flip_update_gate, patch_torch, revert
 from .info import info
 from .layers import GRU, LSTM, RNN
 from .stepper import Stepper
 
 __all__ = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell",
-           "Stepper", "convert", "revert", "patch_torch", "functional", "reference", "info"]
+           "Stepper", "convert", "revert", "patch_torch", "flip_update_gate", "functional", "reference", "info"]

@@ -33,7 +33,7 @@ def mixes(dtypes):
 
 
 def run(fn, kind, x, states, weights, *args):
-    """Calls fn(x, states, weights, *args) with everything cast (a weight may be None), outside autocast, and casts c_n last.
+    """Calls fn(x, states, weights, *args) with everything cast (a weight may be None, and a state but the first), outside autocast, and casts c_n last.
 
     kind: "lstm", "lstm proj", "lstm packed", "rnn", or "state" for what follows the state's dtype.
     """
@@ -44,7 +44,8 @@ def run(fn, kind, x, states, weights, *args):
         state = low
     dtype = state if kind in ("state", "lstm packed") else low
     with torch.autocast(x.device.type, enabled=False):  # the reference is made of ops that autocast would cast again
-        result = fn(x.to(dtype), [s.to(dtype) for s in states], [w if w is None else w.to(dtype) for w in weights], *args)
+        cast = lambda tensors: [t if t is None else t.to(dtype) for t in tensors]
+        result = fn(x.to(dtype), cast(states), cast(weights), *args)
     if kind == "lstm proj":
         return *result[:2], result[2].to(state)
     return result

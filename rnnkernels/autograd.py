@@ -9,10 +9,12 @@ from torch.library import register_autograd, register_fake
 
 from . import reference
 
-# Number of arguments with a gradient (x, states, weights) that stand first in each op's schema.
-DIFFERENTIABLE = {"lstm": 13, "gru": 10, "rnn": 10}
+# Number of arguments with a gradient (x, states, weights, reset states) that stand first in each op's schema.
+DIFFERENTIABLE = {"lstm": 15, "gru": 11, "gru_reset_before": 11, "rnn": 11}
 # Number of results: out and a final state for each initial one. So x and the states are as many, too.
-RESULTS = {"lstm": 3, "gru": 2, "rnn": 2}
+RESULTS = {"lstm": 3, "gru": 2, "gru_reset_before": 2, "rnn": 2}
+# Which of the arguments are weights: those of the forward direction, then as many of the reverse one.
+WEIGHTS = {"lstm": slice(3, 13), "gru": slice(2, 10), "gru_reset_before": slice(2, 10), "rnn": slice(2, 10)}
 
 
 def _results(x, h0, w_ih_r):
@@ -31,10 +33,10 @@ def _padded(H):
     return (H + 15) // 16 * 16
 
 
-def _gates(x, h0_or_c0, recompute):
-    """What is saved of the four gates of an LSTM or a GRU: [D, N, 4, Hp]."""
+def _gates(x, h0_or_c0, recompute, saved=4):
+    """What is saved of the gates of an LSTM or a GRU: [D, N, S, Hp]."""
     D, _, H = h0_or_c0.shape
-    return x.new_empty(0) if recompute else x.new_empty(D, _tokens(x), 4, _padded(H))
+    return x.new_empty(0) if recompute else x.new_empty(D, _tokens(x), saved, _padded(H))
 
 
 def _cells(x, c0):
@@ -58,6 +60,10 @@ def _gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
 
 def _gru_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
     return *_results(x, h0, w_ih_r), _gates(x, h0, rest[-1])
+
+
+def _gru_reset_before_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
+    return *_results(x, h0, w_ih_r), _gates(x, h0, rest[-1], saved=3)
 
 
 def _backward_fake(name):
@@ -133,6 +139,8 @@ register_fake("rnnkernels::lstm", _lstm)
 register_fake("rnnkernels::lstm_train", _lstm_train)
 register_fake("rnnkernels::gru", _gru)
 register_fake("rnnkernels::gru_train", _gru_train)
+register_fake("rnnkernels::gru_reset_before", _gru)
+register_fake("rnnkernels::gru_reset_before_train", _gru_reset_before_train)
 register_fake("rnnkernels::rnn", _gru)
 
 for _name in RESULTS:

@@ -3,7 +3,7 @@
 import torch
 
 from . import functional
-from .support import fits, note_unsupported, read_parameters
+from .support import decline, fits, read_parameters
 
 __all__ = ["LSTMCell", "GRUCell", "RNNCell"]
 
@@ -24,13 +24,17 @@ class _FusedCell:
             states = self._states(x, hx)
         weights = read_parameters(self, _NAMES)  # without a bias it is None
         if states is None or not fits(x, (*states, *(w for w in weights if w is not None))):
-            if isinstance(x, torch.Tensor):
-                note_unsupported(x)
-            return super().forward(input, hx)
+            if not isinstance(x, torch.Tensor):
+                return super().forward(input, hx)
+            return decline(lambda: super(_FusedCell, self).forward(input, hx), x, self._beyond_torch_nn())
         if x.dim() == 2:
             return self._run(x, states, weights)
         result = self._run(x.unsqueeze(0), [s.unsqueeze(0) for s in states], weights)
         return tuple(r.squeeze(0) for r in result) if isinstance(result, tuple) else result.squeeze(0)
+
+    def _beyond_torch_nn(self):
+        """Names of this module's options that torch.nn would ignore."""
+        return []
 
     def _states(self, x, hx):
         """hx as a sequence of tensors like x with H columns, zeros when not given; None where torch.nn would refuse it."""
@@ -55,23 +59,35 @@ class LSTMCell(_FusedCell, torch.nn.LSTMCell):
 
 
 class GRUCell(_FusedCell, torch.nn.GRUCell):
-    """torch.nn.GRUCell, with `forward` in fused kernels. Same constructor, state_dict and repr."""
+    """torch.nn.GRUCell, with `forward` in fused kernels. Same constructor, state_dict and repr. reset_after=False as of `GRU`."""
 
     __module__ = "rnnkernels"
     _n_states = 1
+    reset_after = True  # an instance has the attribute only where it is False
+
+    def __init__(self, *args, reset_after=True, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not reset_after:
+            self.reset_after = False
+
+    def extra_repr(self):
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+    def _beyond_torch_nn(self):
+        return [] if self.reset_after else ["reset_after=False"]
 
     def _run(self, x, states, weights):
-        return functional.gru_cell(x, states[0], *weights)
+        return functional.gru_cell(x, states[0], *weights, reset_after=self.reset_after)
 
 
 class RNNCell(_FusedCell, torch.nn.RNNCell):
-    """torch.nn.RNNCell, with `forward` in fused kernels. Same constructor, state_dict and repr."""
+    """torch.nn.RNNCell, with `forward` in fused kernels. Same constructor, state_dict and repr. nonlinearity may also be "sigmoid"."""
 
     __module__ = "rnnkernels"
     _n_states = 1
 
     def _states(self, x, hx):
-        return super()._states(x, hx) if self.nonlinearity in ("tanh", "relu") else None  # torch.nn refuses at the call
+        return super()._states(x, hx) if self.nonlinearity in ("tanh", "relu", "sigmoid") else None  # torch.nn refuses at the call
 
     def _run(self, x, states, weights):
         return functional.rnn_cell(x, states[0], *weights, nonlinearity=self.nonlinearity)

@@ -25,14 +25,31 @@ def convert(module):
 def revert(module):
     """Undoes `convert`: makes every recurrent module of ours in `module` torch.nn's again. Returns `module`.
 
-    Raises TypeError, before anything is changed, for what torch.nn cannot express: a subclass of ours, or recompute=True.
+    Raises TypeError, before anything is changed, for what torch.nn cannot express: a subclass of ours, recompute=True,
+    reset_after=False, or nonlinearity="sigmoid".
     """
     for name, m in module.named_modules():
-        if isinstance(m, tuple(_THEIRS)) and getattr(m, "recompute", False):
-            raise TypeError(f"cannot revert {name or 'the module'}: torch.nn has no recompute=True")
-        if isinstance(m, tuple(_THEIRS)) and _plain_class(m) not in _THEIRS:
+        if not isinstance(m, tuple(_THEIRS)):
+            continue
+        for option in m._beyond_torch_nn() + ["recompute=True"] * getattr(m, "recompute", False):
+            raise TypeError(f"cannot revert {name or 'the module'}: torch.nn has no {option}")
+        if _plain_class(m) not in _THEIRS:
             raise TypeError(f"cannot revert {name or 'the module'}: {type(m).__qualname__} is a subclass of ours")
     return _change_classes(module, _THEIRS)
+
+
+@torch.no_grad()
+def flip_update_gate(module):
+    """Exchanges z and 1 - z in a GRU or GRUCell, ours or torch.nn's, in place. Returns `module`.
+
+    torch.nn's state is h' = (1 - z) n + z h. For weights of a model that writes h' = (1 - z) h + z n (Cho et al. 2014 do, in one of their
+    papers): load them, then flip. 1 - sigmoid(a) = sigmoid(-a), so the gate's rows of all weights and biases change their sign.
+    """
+    if not isinstance(module, (torch.nn.GRU, torch.nn.GRUCell)):
+        raise TypeError(f"flip_update_gate: expected a GRU or GRUCell, got {type(module).__name__}")
+    for p in module.parameters():
+        p[module.hidden_size : 2 * module.hidden_size].neg_()
+    return module
 
 
 @contextlib.contextmanager

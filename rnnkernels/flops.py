@@ -7,13 +7,13 @@ from math import prod
 
 import torch
 
-from .autograd import DIFFERENTIABLE, RESULTS
+from .autograd import DIFFERENTIABLE, RESULTS, WEIGHTS
 from .when_imported import when_imported
 
 
 def _products(name, arguments):
     """For each direction the sizes of its products over all tokens: x W_ih, h W_hh and, with a projection, h W_hr."""
-    x, weights = arguments[0], arguments[RESULTS[name] : DIFFERENTIABLE[name]]
+    x, weights = arguments[0], arguments[WEIGHTS[name]]
     tokens, half = prod(x[:-1]), len(weights) // 2
     for w_ih, w_hh, _, _, *w_hr in (weights[:half], weights[half:]):
         if w_ih is not None:
@@ -28,7 +28,7 @@ def _backward(name):
     def count(*arguments, out_shape=None):
         arguments, needs = arguments[RESULTS[name] :], arguments[-1]
         n_data, total = RESULTS[name], 0
-        stride = (DIFFERENTIABLE[name] - n_data) // 2
+        stride = (WEIGHTS[name].stop - n_data) // 2
         for direction, (by_w_ih, *recurrent) in enumerate(_products(name, arguments)):
             wanted = needs >> n_data + direction * stride
             total += sum(recurrent) + (needs & 1) * by_w_ih  # through the recurrence, and to x

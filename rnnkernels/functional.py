@@ -11,6 +11,9 @@
                  The output keeps T and is zero past a row's length; h_n is the state after its last real step, h_0 for
                  length 0. What the padding holds, NaN too, reaches neither outputs nor gradients
     batch_sizes  int64 [T] on the CPU, non-increasing, as in PackedSequence
+    reset        bool, as input without its last dimension: where true, a row's state is set anew before that step, in each direction's own
+                 time (a reverse direction drops what it brings from later steps)
+    reset_hx     what it is then set to: like hx, B may be 1; zero by default
     recompute    keep only the states for the backward pass, which computes the gates again: the same bits for a third more
                  arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit and step remain, of a GRU 1 of 5; an RNN keeps no more anyway
 
@@ -30,30 +33,36 @@ __all__ = ["lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
 
 
 def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-         batch_first=False, *, batch_sizes=None, lengths=None, recompute=False):
+         batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False):
     """A stack of LSTM layers, with projections where `params` has them. Returns (output, h_n, c_n).
 
-    Raises TypeError or ValueError for bad lengths, RuntimeError for what the op refuses. Shapes at the top of this file.
+    Raises TypeError or ValueError for bad lengths and resets, RuntimeError for what the op refuses. Shapes at the top of this file.
     """
     projected = len(params) // (num_layers * (2 if bidirectional else 1)) % 2
     kind = "lstm proj" if projected else "lstm packed" if batch_sizes is not None else "lstm"
     return _run(ops.lstm, kind, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                batch_sizes, lengths, bool(recompute))
+                batch_sizes, lengths, reset, reset_hx, bool(recompute))
 
 
 def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-        batch_first=False, *, batch_sizes=None, lengths=None, recompute=False):
-    """A stack of GRU layers. Returns (output, h_n). Errors as in `lstm`; shapes at the top of this file."""
-    return _run(ops.gru, "state", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional,
-                batch_first, batch_sizes, lengths, bool(recompute))
+        batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False, reset_after=True):
+    """A stack of GRU layers. Returns (output, h_n). Errors as in `lstm`; shapes at the top of this file.
+
+    reset_after=False is the form of Cho et al. 2014 (arXiv:1406.1078): n = tanh(W_in x + W_hn (r * h) + b), where torch.nn has
+    n = tanh(W_in x + b_in + r * (W_hn h + b_hn)). Both then take h' = (1 - z) n + z h; `rnnkernels.flip_update_gate` converts weights of
+    models that exchange z and 1 - z.
+    """
+    op = ops.gru if reset_after else ops.gru_reset_before
+    return _run(op, "state", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
+                reset, None if reset_hx is None else (reset_hx,), bool(recompute))
 
 
 def rnn(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-        batch_first=False, nonlinearity="tanh", *, batch_sizes=None, lengths=None):
-    """A stack of RNN layers, `nonlinearity` "tanh" or "relu". Returns (output, h_n). Errors as in `lstm`; ValueError for
+        batch_first=False, nonlinearity="tanh", *, batch_sizes=None, lengths=None, reset=None, reset_hx=None):
+    """A stack of RNN layers, `nonlinearity` "tanh", "relu" or "sigmoid". Returns (output, h_n). Errors as in `lstm`; ValueError for
     another nonlinearity. Shapes at the top of this file."""
-    return _run(ops.rnn, "rnn", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional,
-                batch_first, batch_sizes, lengths, _is_relu(nonlinearity))
+    return _run(ops.rnn, "rnn", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
+                reset, None if reset_hx is None else (reset_hx,), _checked_nonlinearity(nonlinearity))
 
 
 def lstm_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
@@ -62,43 +71,72 @@ def lstm_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     return h.squeeze(0), c.squeeze(0)
 
 
-def gru_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
-    """One GRU step, as torch.gru_cell: input [B, I], hx [B, H] -> h [B, H]."""
-    return _run_cell(ops.gru, "state", input, (hx,), w_ih, w_hh, b_ih, b_hh, False)[1].squeeze(0)
+def gru_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None, reset_after=True):
+    """One GRU step, as torch.gru_cell: input [B, I], hx [B, H] -> h [B, H]. reset_after as in `gru`."""
+    op = ops.gru if reset_after else ops.gru_reset_before
+    return _run_cell(op, "state", input, (hx,), w_ih, w_hh, b_ih, b_hh, False)[1].squeeze(0)
 
 
 def rnn_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
-    """One RNN step, as torch.rnn_tanh_cell or torch.rnn_relu_cell: input [B, I], hx [B, H] -> h [B, H]."""
-    relu = _is_relu(nonlinearity)
-    return _run_cell(ops.rnn, "rnn", input, (hx,), w_ih, w_hh, b_ih, b_hh, relu)[1].squeeze(0)
+    """One RNN step, as torch.rnn_tanh_cell or torch.rnn_relu_cell, or with sigmoid: input [B, I], hx [B, H] -> h [B, H]."""
+    return _run_cell(ops.rnn, "rnn", input, (hx,), w_ih, w_hh, b_ih, b_hh, _checked_nonlinearity(nonlinearity))[1].squeeze(0)
 
 
 def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-         batch_sizes, lengths, *extra):
+         batch_sizes, lengths, reset, reset_hx, *extra):
     if lengths is not None:
         _check_lengths(lengths, input, batch_first, batch_sizes)
     _check_counts(states, params, has_biases, num_layers, bidirectional)
-    args = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths, *extra)
+    reset_states = _reset_states(reset, reset_hx, input, states)
+
+    def run(x, all_states, weights, *args):
+        n = len(states)
+        return stack(op, x, all_states[:n], weights, *args, all_states[n:], *extra)
+
+    args = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths, reset)
     if autocast.enabled(input):
-        return autocast.run(lambda *a: stack(op, *a), kind, input, states, params, *args)
-    return stack(op, input, states, params, *args)
+        return autocast.run(run, kind, input, (*states, *reset_states), params, *args)
+    return run(input, (*states, *reset_states), params, *args)
 
 
 def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
     """A cell is a layer of one step."""
     absent = [None] if len(states) == 2 else []  # w_hr: only the LSTM's op has the argument
+    no_reset = [None] * len(states)
 
     def step(x, states, weights):
-        return op(x, *states, *weights, *absent, *[None] * 4, *absent, None, None, None, *extra)
+        return op(x, *states, *weights, *absent, *[None] * 4, *absent, *no_reset, None, None, None, *extra)
 
     call = input.unsqueeze(0), [s.unsqueeze(0) for s in states], (w_ih, w_hh, b_ih, b_hh)
     return autocast.run(step, kind, *call) if autocast.enabled(input) else step(*call)
 
 
-def _is_relu(nonlinearity):
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-    return nonlinearity == "relu"
+def _checked_nonlinearity(nonlinearity):
+    if nonlinearity not in ("tanh", "relu", "sigmoid"):
+        raise ValueError(f"nonlinearity must be 'tanh', 'relu' or 'sigmoid', got {nonlinearity!r}")
+    return nonlinearity
+
+
+def _reset_states(reset, reset_hx, input, states):
+    """For each of `states` what it is reset to, of its size; None where that is zero."""
+    if reset is None:
+        if reset_hx is not None:
+            raise ValueError("reset_hx is given without reset, which says when")
+        return (None,) * len(states)
+    if not isinstance(reset, torch.Tensor) or reset.dtype is not torch.bool:
+        got = reset.dtype if isinstance(reset, torch.Tensor) else type(reset).__name__
+        raise TypeError(f"reset must be a torch.bool tensor, got {got}")
+    if reset.shape != input.shape[:-1] or reset.device != input.device:
+        raise ValueError(f"reset must have shape {list(input.shape[:-1])}, one value for each step of each row, on {input.device}; "
+                         f"got {list(reset.shape)} on {reset.device}")
+    if reset_hx is None:
+        return (None,) * len(states)
+    if not isinstance(reset_hx, (tuple, list)) or len(reset_hx) != len(states):
+        raise TypeError(f"reset_hx must be like hx, a tuple of {len(states)} tensors")
+    for r, s in zip(reset_hx, states):
+        if not isinstance(r, torch.Tensor) or r.dim() != 3 or r.shape[1] not in (1, s.shape[1]) or r.shape[::2] != s.shape[::2]:
+            raise ValueError(f"reset_hx must be like hx, of size {list(s.shape)} or with B = 1, got {list(getattr(r, 'shape', []))}")
+    return tuple(r.expand(s.shape) for r, s in zip(reset_hx, states))
 
 
 def _check_counts(states, params, has_biases, num_layers, bidirectional):

@@ -6,8 +6,8 @@ from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from . import dynamo, functional
-from .extension import _C, DEVICES, DTYPES
-from .support import fits, note_unsupported, read_parameters
+from .extension import _C
+from .support import decline, fits, read_parameters
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -20,19 +20,24 @@ class _Fused:
 
     recompute = False  # an instance has the attribute only where it is True
 
-    def forward(self, input, hx=None, *, lengths=None):
-        """As torch.nn's, and `lengths` (int64 [B], any order) for padded input: see `rnnkernels.functional`.
+    def forward(self, input, hx=None, *, lengths=None, reset=None, reset_hx=None):
+        """As torch.nn's, and with keywords of our own; see `rnnkernels.functional`.
 
-        Raises torch.nn's own errors; for bad lengths TypeError or ValueError.
+        lengths   int64 [B], any order, for padded input
+        reset     bool, as input without its last dimension (a PackedSequence or its data for a packed input): where a row's state is
+                  set anew before a step
+        reset_hx  what it is set to, like hx; zero by default
+
+        Raises torch.nn's own errors; for bad lengths and resets TypeError or ValueError.
         """
-        if lengths is None and _C is not None and not is_compiling() and forward_ad._current_level < 0:
+        if lengths is None and reset is None and reset_hx is None and _C is not None and not is_compiling() and forward_ad._current_level < 0:
             result = _C.run_module(self, input, hx)
             if result is not None:
                 return result
-        return self._forward(input, hx, lengths)
+        return self._forward(input, hx, lengths, reset, reset_hx)
 
-    def _forward(self, input, hx, lengths):
-        """What `_C.run_module` leaves: packed, unbatched, lengths, compiled code, autocast, torch.func, and invalid calls."""
+    def _forward(self, input, hx, lengths, reset, reset_hx):
+        """What `_C.run_module` leaves: packed, unbatched, lengths, resets, compiled code, autocast, torch.func, and invalid calls."""
         x, batch_sizes, order, unorder = input, None, None, None
         if isinstance(input, PackedSequence):
             x, batch_sizes, order, unorder = input
@@ -46,11 +51,15 @@ class _Fused:
         batch = self._batch(x, hx, batch_sizes, order)
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, (*states, *weights)):
-            return self._decline(input, hx, lengths)
+            beyond = [name for name, value in (("lengths", lengths), ("reset", reset)) if value is not None] + self._beyond_torch_nn()
+            return decline(lambda: super(_Fused, self).forward(input, hx), x, beyond)
         if order is not None and hx is not None:
             states = [s.index_select(1, order) for s in states]
+        if reset is not None:
+            reset, reset_hx = self._resets(reset, reset_hx, batch_dim if unbatched else None, order)
 
-        out, *last = self._run(x, states, weights, batch_sizes, lengths)
+        options = {"batch_sizes": batch_sizes, "lengths": lengths, "reset": reset, "reset_hx": reset_hx}
+        out, *last = self._run(x, states, weights, options)
 
         if unbatched:
             out, last = out.squeeze(batch_dim), [s.squeeze(1) for s in last]
@@ -97,15 +106,23 @@ class _Fused:
                 return None
         return [s.unsqueeze(1) for s in hx] if unbatched else hx
 
-    def _decline(self, input, hx, lengths):
-        """A call the kernels do not take: unsupported (told once), or wrong (torch.nn raises)."""
-        x = input.data if isinstance(input, PackedSequence) else input
-        note_unsupported(x)
-        result = super().forward(input, hx)
-        if lengths is not None:  # valid for torch.nn, which has no lengths
-            raise ValueError(f"lengths needs one of {', '.join(sorted(map(str, DTYPES)))} on {', '.join(sorted(DEVICES))}, "
-                             f"got {x.dtype} on {x.device.type}")
-        return result
+    def _resets(self, reset, reset_hx, batch_dim, order):
+        """Both as `functional` takes them. batch_dim: of unbatched input; order: of a packed sequence's rows."""
+        reset = reset.data if isinstance(reset, PackedSequence) else reset
+        if batch_dim is not None and isinstance(reset, torch.Tensor):
+            reset = reset.unsqueeze(batch_dim)
+        if reset_hx is None:
+            return reset, None
+        tensors = (reset_hx,) if isinstance(reset_hx, torch.Tensor) else reset_hx
+        if batch_dim is not None:
+            tensors = [s.unsqueeze(1) for s in tensors]
+        if order is not None:
+            tensors = [s if s.shape[1] == 1 else s.index_select(1, order) for s in tensors]
+        return reset, (tensors[0] if isinstance(reset_hx, torch.Tensor) else tuple(tensors))
+
+    def _beyond_torch_nn(self):
+        """Names of this module's options that torch.nn would ignore."""
+        return []
 
     def _load_from_state_dict(self, *args, **kwargs):
         swaps = torch.__future__.get_swap_module_params_on_conversion()
@@ -144,39 +161,66 @@ class LSTM(_Recomputing, torch.nn.LSTM):
     def _state_widths(self):
         return (self.proj_size or self.hidden_size), self.hidden_size
 
-    def _run(self, x, states, weights, batch_sizes, lengths):
-        return functional.lstm(x, states, weights, *self._flags(), batch_sizes=batch_sizes, lengths=lengths,
-                               recompute=self.recompute)
+    def _run(self, x, states, weights, options):
+        return functional.lstm(x, states, weights, *self._flags(), **options, recompute=self.recompute)
 
 
 class GRU(_Recomputing, torch.nn.GRU):
     """torch.nn.GRU, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr.
 
     recompute=True as of `LSTM`: training keeps only h.
+    reset_after=False, a keyword of our own, is the GRU of Cho et al. 2014 (Keras' reset_after=False, ONNX' linear_before_reset=0): the reset gate
+    acts on h before the recurrent product.
+    """
+
+    __module__ = "rnnkernels"
+    reset_after = True  # an instance has the attribute only where it is False
+
+    def __init__(self, *args, reset_after=True, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not reset_after:
+            self.reset_after = False
+
+    def extra_repr(self):
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+    def _beyond_torch_nn(self):
+        return [] if self.reset_after else ["reset_after=False"]
+
+    def _state_widths(self):
+        return (self.hidden_size,)
+
+    def _run(self, x, states, weights, options):
+        return functional.gru(x, states[0], weights, *self._flags(), **options, recompute=self.recompute, reset_after=self.reset_after)
+
+
+class RNN(_Fused, torch.nn.RNN):
+    """torch.nn.RNN, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr.
+
+    nonlinearity may also be "sigmoid".
     """
 
     __module__ = "rnnkernels"
 
+    def __init__(self, *args, **kwargs):
+        if len(args) > 3:  # where torch.nn takes it, too
+            kwargs["nonlinearity"], args = args[3], (*args[:3], *args[4:])
+        sigmoid = kwargs.get("nonlinearity") == "sigmoid"
+        super().__init__(*args, **(kwargs | {"nonlinearity": "tanh"} if sigmoid else kwargs))
+        if sigmoid:
+            self.mode, self.nonlinearity = "RNN_SIGMOID", "sigmoid"
+
+    def extra_repr(self):
+        return super().extra_repr() + (", nonlinearity=sigmoid" if self.mode == "RNN_SIGMOID" else "")
+
+    def _beyond_torch_nn(self):
+        return ["nonlinearity='sigmoid'"] if self.mode == "RNN_SIGMOID" else []
+
     def _state_widths(self):
         return (self.hidden_size,)
 
-    def _run(self, x, states, weights, batch_sizes, lengths):
-        return functional.gru(x, states[0], weights, *self._flags(), batch_sizes=batch_sizes, lengths=lengths,
-                              recompute=self.recompute)
-
-
-class RNN(_Fused, torch.nn.RNN):
-    """torch.nn.RNN, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr."""
-
-    __module__ = "rnnkernels"
-
-    def _state_widths(self):
-        return (self.hidden_size,)
-
-    def _run(self, x, states, weights, batch_sizes, lengths):
-        nonlinearity = "relu" if self.mode == "RNN_RELU" else "tanh"
-        return functional.rnn(x, states[0], weights, *self._flags(), nonlinearity,
-                              batch_sizes=batch_sizes, lengths=lengths)
+    def _run(self, x, states, weights, options):
+        return functional.rnn(x, states[0], weights, *self._flags(), self.mode.removeprefix("RNN_").lower(), **options)
 
 
 dynamo.trace(_Fused)

@@ -5,18 +5,22 @@ ONNX stacks gates as LSTM i o f c and GRU z r h, directions in front of them, an
 
 import torch
 
-_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+from .autograd import RESULTS, WEIGHTS
+
+_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "gru_reset_before": (1, 0, 2), "rnn": (0,)}
 _OPSET = 14
 
 
 def layer(name, *args):
-    """The op `name` on args, as a node. RuntimeError for what ONNX cannot express: packed sequences and projections."""
-    n_states = 2 if name == "lstm" else 1
-    x, states, (*weights, batch_sizes, lengths, _, flag) = args[0], args[1 : 1 + n_states], args[1 + n_states :]
+    """The op `name` on args, as a node. RuntimeError for what ONNX cannot express: packed sequences, projections and resets."""
+    n_states = RESULTS[name] - 1
+    x, states, weights, (batch_sizes, lengths, reset, flag) = args[0], args[1 : 1 + n_states], args[WEIGHTS[name]], args[-4:]
     half = len(weights) // 2
     directions = [w for w in (weights[:half], weights[half:]) if w[0] is not None]
     if batch_sizes is not None:
         raise RuntimeError("rnnkernels: ONNX has no packed sequences; pad them and pass `lengths`")
+    if reset is not None:
+        raise RuntimeError("rnnkernels: ONNX has no states that are set anew within a sequence (reset)")
     if name == "lstm" and weights[4] is not None:
         raise RuntimeError("rnnkernels: the LSTM of ONNX has no projection (proj_size)")
     H, (T, B, _) = states[0].shape[-1], x.shape
@@ -26,12 +30,12 @@ def layer(name, *args):
     if directions[0][2] is not None:
         biases = torch.cat([stacked(w[k] for w in directions) for k in (2, 3)], 1)
     attributes = {"hidden_size": H, "direction": "bidirectional" if len(directions) == 2 else "forward"}
-    if name == "gru":
-        attributes["linear_before_reset"] = 1
+    if name.startswith("gru"):
+        attributes["linear_before_reset"] = int(name == "gru")
     if name == "rnn":
-        attributes["activations"] = ["Relu" if flag else "Tanh"] * len(directions)
+        attributes["activations"] = [flag.capitalize()] * len(directions)
     inputs = x, stacked(w[0] for w in directions), stacked(w[1] for w in directions), biases, lengths if lengths is None else lengths.int(), *states
     out, *last = torch.onnx.ops.symbolic_multi_out(
-        name.upper(), inputs, attributes, dtypes=[x.dtype] * (1 + n_states),
+        name.split("_")[0].upper(), inputs, attributes, dtypes=[x.dtype] * (1 + n_states),
         shapes=[[T, len(directions), B, H], *([len(directions), B, H] for _ in states)], version=_OPSET)
     return out.transpose(1, 2).flatten(2), *last

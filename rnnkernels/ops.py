@@ -2,7 +2,7 @@
 
     compiled code      torch.ops.rnnkernels.*, which Dynamo can trace; for torch.onnx ONNX' own operators
     torch.func, jvp    transforms.py: a C++ autograd function has no vmap and no forward-mode rule
-    no extension       the reference, with one warning
+    no extension       the reference, with one warning; likewise on CUDA what it has no kernels for yet
     otherwise          _C.*, the same ops by a shorter way from Python (torch.ops costs microseconds a call)
 """
 
@@ -15,7 +15,7 @@ from .extension import _C
 def _choose(name):
     if _C is None:
         return _without_extension(name)
-    fused, op = getattr(_C, name), getattr(torch.ops.rnnkernels, name)
+    fused, op, slow = getattr(_C, name), getattr(torch.ops.rnnkernels, name), getattr(reference, name)
 
     def layer(*args):
         if torch.compiler.is_compiling():
@@ -23,6 +23,9 @@ def _choose(name):
             return onnx.layer(name, *args) if exports else op(*args)
         if transforms.active():
             return transforms.layer(name, *args)
+        if args[0].is_cuda and (args[-2] is not None or name == "gru_reset_before"):
+            fallback.note("no CUDA kernels for reset= and reset_after=False yet; the slow plain-PyTorch reference runs instead")
+            return slow(*args)
         return fused(*args)
 
     return layer
@@ -38,4 +41,4 @@ def _without_extension(name):
     return layer
 
 
-lstm, gru, rnn = _choose("lstm"), _choose("gru"), _choose("rnn")
+lstm, gru, gru_reset_before, rnn = map(_choose, ("lstm", "gru", "gru_reset_before", "rnn"))

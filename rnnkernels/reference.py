@@ -13,7 +13,9 @@ floating or complex dtype and device, under vmap and forward-mode AD, and can be
     w_hr         [P, H] or None: projection of an LSTM's h; without it P = H
     batch_sizes  int64 [T] on the CPU, non-increasing: the rows still running at each step of a packed sequence
     lengths      int64 [B], any order, each in 0..T: the real steps of each row. What lies beyond is never read
-    reset        reserved, must be None
+    reset        bool [T, B], or [N] of a packed sequence: where true, the row's state becomes reset_h (and reset_c) before that step, in
+                 each direction's own time
+    reset_h, reset_c  [D, B, P], [D, B, H], or None for zero
     recompute    what the kernels keep for the backward pass; without effect here
 
     out          [T, B, D*P] (zero past a row's length) or packed [N, D*P]
@@ -46,9 +48,18 @@ def gru_step(x, h, w_ih, w_hh, b_ih, b_hh):
     return ((1 - z) * n + z * h,)
 
 
-def rnn_step(x, h, w_ih, w_hh, b_ih, b_hh, relu=False):
-    a = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)
-    return (a.relu() if relu else a.tanh(),)
+def gru_reset_before_step(x, h, w_ih, w_hh, b_ih, b_hh):
+    H = h.shape[-1]
+    r_x, z_x, n_x = linear(x, w_ih, b_ih).chunk(3, -1)
+    r_h, z_h = linear(h, w_hh[: 2 * H], None if b_hh is None else b_hh[: 2 * H]).chunk(2, -1)
+    r = (r_x + r_h).sigmoid()
+    z = (z_x + z_h).sigmoid()
+    n = (n_x + linear(r * h, w_hh[2 * H :], None if b_hh is None else b_hh[2 * H :])).tanh()
+    return ((1 - z) * n + z * h,)
+
+
+def rnn_step(x, h, w_ih, w_hh, b_ih, b_hh, nonlinearity="tanh"):
+    return (getattr(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh), nonlinearity)(),)
 
 
 def _in_float32(fn):
@@ -66,29 +77,39 @@ def _in_float32(fn):
 
 
 @_in_float32
-def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r,
+def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, reset_h, reset_c,
          batch_sizes, lengths, reset, recompute=False):
     """One LSTM layer, both directions; returns (out, h_n, c_n). Shapes at the top of this file."""
     step = lambda x, h, c: lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
     step_r = lambda x, h, c: lstm_step(x, h, c, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r)
-    return _layer(step, step_r if w_ih_r is not None else None, x, (h0, c0), batch_sizes, lengths, reset)
+    return _layer(step, step_r if w_ih_r is not None else None, x, (h0, c0), (reset_h, reset_c), batch_sizes, lengths, reset)
 
 
 @_in_float32
-def gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset,
+def gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, reset_h, batch_sizes, lengths, reset,
         recompute=False):
     """One GRU layer, both directions; returns (out, h_n). Shapes at the top of this file."""
     step = lambda x, h: gru_step(x, h, w_ih, w_hh, b_ih, b_hh)
     step_r = lambda x, h: gru_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r)
-    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), batch_sizes, lengths, reset)
+    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
 
 
 @_in_float32
-def rnn(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset, relu):
-    """One RNN layer with tanh, or with relu, both directions; returns (out, h_n). Shapes at the top of this file."""
-    step = lambda x, h: rnn_step(x, h, w_ih, w_hh, b_ih, b_hh, relu)
-    step_r = lambda x, h: rnn_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r, relu)
-    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), batch_sizes, lengths, reset)
+def gru_reset_before(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, reset_h, batch_sizes, lengths, reset,
+                     recompute=False):
+    """As `gru`, in the form of Cho et al. 2014 (arXiv:1406.1078): the reset gate acts on h before the recurrent product."""
+    step = lambda x, h: gru_reset_before_step(x, h, w_ih, w_hh, b_ih, b_hh)
+    step_r = lambda x, h: gru_reset_before_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r)
+    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
+
+
+@_in_float32
+def rnn(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, reset_h, batch_sizes, lengths, reset,
+        nonlinearity="tanh"):
+    """One RNN layer with tanh, relu or sigmoid, both directions; returns (out, h_n). Shapes at the top of this file."""
+    step = lambda x, h: rnn_step(x, h, w_ih, w_hh, b_ih, b_hh, nonlinearity)
+    step_r = lambda x, h: rnn_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r, nonlinearity)
+    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
 
 
 def lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
@@ -96,24 +117,25 @@ def lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     return _in_float32(lstm_step)(x, *hx, w_ih, w_hh, b_ih, b_hh)
 
 
-def gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
-    """One GRU step. x [B, I], hx [B, H]; returns the next h."""
-    return _in_float32(gru_step)(x, hx, w_ih, w_hh, b_ih, b_hh)[0]
+def gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None, reset_after=True):
+    """One GRU step, of `gru` or of `gru_reset_before`. x [B, I], hx [B, H]; returns the next h."""
+    step = gru_step if reset_after else gru_reset_before_step
+    return _in_float32(step)(x, hx, w_ih, w_hh, b_ih, b_hh)[0]
 
 
-def rnn_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None, relu=False):
+def rnn_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
     """One RNN step. x [B, I], hx [B, H]; returns the next h."""
-    return _in_float32(rnn_step)(x, hx, w_ih, w_hh, b_ih, b_hh, relu)[0]
+    return _in_float32(rnn_step)(x, hx, w_ih, w_hh, b_ih, b_hh, nonlinearity)[0]
 
 
-def _layer(step, step_r, x, states, batch_sizes, lengths, reset):
-    if reset is not None:
-        raise NotImplementedError("rnnkernels: reset is reserved and must be None")
+def _layer(step, step_r, x, states, reset_states, batch_sizes, lengths, reset):
     tokens = _tokens(x, batch_sizes, lengths)
-    out, last = _direction(step, tokens, [s[0] for s in states], reverse=False)
+    resets = [None] * len(tokens) if reset is None else [r for r, _ in _tokens(reset, batch_sizes, lengths)]
+    reset_states = [torch.zeros_like(s) if r is None else r for s, r in zip(states, reset_states)]
+    out, last = _direction(step, tokens, [s[0] for s in states], resets, [r[0] for r in reset_states], reverse=False)
     last = [s.unsqueeze(0) for s in last]
     if step_r is not None:
-        out_r, last_r = _direction(step_r, tokens, [s[1] for s in states], reverse=True)
+        out_r, last_r = _direction(step_r, tokens, [s[1] for s in states], resets, [r[1] for r in reset_states], reverse=True)
         out = [torch.cat(pair, -1) for pair in zip(out, out_r)]
         last = [torch.cat([s, s_r.unsqueeze(0)]) for s, s_r in zip(last, last_r)]
     if batch_sizes is not None:
@@ -141,15 +163,17 @@ def _tokens(x, batch_sizes, lengths):
     return [(x_t, None) for x_t in x.unbind(0)]
 
 
-def _direction(step, tokens, states, reverse):
+def _direction(step, tokens, states, resets, reset_states, reverse):
     """Runs `step` over time; a row's state moves only at its own tokens. Returns the h of every step, the last states."""
     out = []
-    for x_t, rows in reversed(tokens) if reverse else tokens:
-        if rows is None:
-            states = step(x_t, *states)
-            out.append(states[0])
-        else:
-            new = step(x_t, *(s[rows] for s in states))
-            states = [s.index_copy(0, rows, n) for s, n in zip(states, new)]
-            out.append(new[0])
+    order = range(len(tokens))
+    for t in reversed(order) if reverse else order:
+        (x_t, rows), reset = tokens[t], resets[t]
+        own = states if rows is None else [s[rows] for s in states]
+        if reset is not None:
+            anew = reset_states if rows is None else [s[rows] for s in reset_states]
+            own = [torch.where(reset.unsqueeze(-1), a, s) for a, s in zip(anew, own)]
+        new = step(x_t, *own)
+        states = new if rows is None else [s.index_copy(0, rows, n) for s, n in zip(states, new)]
+        out.append(new[0])
     return out[::-1] if reverse else out, states

@@ -10,14 +10,15 @@ import torch
 
 
 def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-          batch_first=False, batch_sizes=None, lengths=None, *extra):
+          batch_first=False, batch_sizes=None, lengths=None, reset=None, reset_states=(None, None), *extra):
     """Runs `num_layers` layers; returns (out, h_n) or (out, h_n, c_n).
 
     layer    lstm, gru or rnn of `ops` or `reference`
     x        [T, B, I], or [B, T, I] when batch_first (ignored for packed data), or packed [N, I] with batch_sizes
     states   (h0,) or (h0, c0), each [L*D, B, *]
     weights  flat, in the order of torch.nn's _flat_weights
-    extra    what `layer` takes last: `recompute`, or `relu` for an RNN
+    reset    as x without its last dimension, and reset_states for each of the states: None, or [L*D, B, *]
+    extra    what `layer` takes last: `recompute`, or `nonlinearity` for an RNN
 
     Between layers dropout acts on the [T, B, D*P] (or packed) output of a whole layer, by torch.dropout: from the same
     seed the masks are torch.nn's.
@@ -27,18 +28,20 @@ def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0,
     arguments_of = _arguments.__wrapped__ if torch.compiler.is_compiling() else _arguments  # Dynamo warns of a cache
     arguments = arguments_of(per_layer, has_biases, bidirectional, len(states) == 2)
     batch_first = batch_first and batch_sizes is None
+    reset_states = reset_states[: len(states)]
     if batch_first:
         x = x.transpose(0, 1)
+        reset = None if reset is None else reset.transpose(0, 1)
     if num_layers == 1:
-        x, *last = layer(x, *states, *arguments((*weights, None)), batch_sizes, lengths, None, *extra)
+        x, *last = layer(x, *states, *arguments((*weights, None)), *reset_states, batch_sizes, lengths, reset, *extra)
     else:
         ends = []
         for l in range(num_layers):
             if l > 0 and train and dropout:
                 x = torch.dropout(x, dropout, True)
-            own = (s[l * directions : (l + 1) * directions] for s in states)
+            own, own_reset = ([s if s is None else s[l * directions : (l + 1) * directions] for s in ss] for ss in (states, reset_states))
             w = arguments((*weights[l * per_layer : (l + 1) * per_layer], None))
-            x, *last = layer(x, *own, *w, batch_sizes, lengths, None, *extra)
+            x, *last = layer(x, *own, *w, *own_reset, batch_sizes, lengths, reset, *extra)
             ends.append(last)
         last = map(torch.cat, zip(*ends))
     return (x.transpose(0, 1) if batch_first else x), *last

@@ -36,7 +36,7 @@ class Stepper:
     """
 
     def __init__(self, module, batch_size=1, *, weight_dtype=None):
-        if not isinstance(module, torch.nn.RNNBase) or module.mode not in ("LSTM", "GRU", "RNN_TANH", "RNN_RELU"):
+        if not isinstance(module, torch.nn.RNNBase) or module.mode not in ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "RNN_SIGMOID"):
             raise TypeError(f"Stepper: expected an LSTM, GRU or RNN module, got {type(module).__name__}")
         if type(module).forward not in _FORWARDS:
             raise TypeError(f"Stepper: {type(module).__name__} has a forward of its own, which a Stepper would not run")

@@ -29,6 +29,22 @@ def read_parameters(module, names):
         return [getattr(module, name) for name in names]
 
 
+def decline(forward, x, beyond):
+    """Leaves a call to torch.nn's `forward`, which runs it or raises its own error.
+
+    beyond  names of what the call asks for that torch.nn does not have: ValueError where it would run without them
+    """
+    if not beyond:
+        note_unsupported(x)
+        return forward()
+    try:
+        forward()
+    except AssertionError:  # a mode that torch.nn does not know
+        pass
+    raise ValueError(f"{' and '.join(beyond)} needs one of {', '.join(sorted(map(str, DTYPES)))} on {', '.join(sorted(DEVICES))}, "
+                     f"got {x.dtype} on {x.device.type}")
+
+
 def note_unsupported(x):
     """Tells, once, that x has a device or dtype without kernels. An x that has them was refused as an error: nothing to tell."""
     if x.device.type not in DEVICES or x.dtype not in DTYPES and (x.is_floating_point() or x.is_complex()):

@@ -1,7 +1,7 @@
 """The layer ops under torch.func: Python autograd functions over the raw ops, with rules for vmap.
 
 torch.func cannot enter a C++ autograd function, so these stand in while grad, vjp or vmap is active. Forward-mode derivatives and
-functionalize run the reference.
+functionalize run the reference, and so do layers with resets.
 
     vmap over data      x, states or lengths: folded into the batch, one call
     vmap over weights   an ensemble: one call for each set
@@ -26,7 +26,8 @@ def active():
 def layer(name, *args):
     """The op `name` on args, under the active transforms."""
     known = {TransformType.Grad, TransformType.Vmap}
-    if forward_ad._current_level >= 0 or not {i.key() for i in get_interpreter_stack()} <= known:
+    resets = args[-2] is not None
+    if resets or forward_ad._current_level >= 0 or not {i.key() for i in get_interpreter_stack()} <= known:
         return getattr(reference, name)(*args)
     dtype, n = args[0].dtype, DIFFERENTIABLE[name]
     if dtype in (torch.bfloat16, torch.float16):  # as in C++: the whole layer in float32

@@ -111,7 +111,7 @@ def call_module(module, case, x, hx, lengths):
 def call_reference(case, x, hx, weights, lengths):
     """The same outputs from `reference`; a packed sequence runs as a padded one with lengths."""
     layer = getattr(reference, case.cell[:4].rstrip("_").lower())
-    extra = (case.cell == "RNN_RELU",) if case.cell.startswith("RNN") else ()
+    extra = (case.cell.removeprefix("RNN_").lower(),) if case.cell.startswith("RNN") else ()
     unbatched = case.layout == "unbatched"
     if unbatched:
         x, hx = x.unsqueeze(0 if case.batch_first else 1), [s.unsqueeze(1) for s in hx]
@@ -119,7 +119,7 @@ def call_reference(case, x, hx, weights, lengths):
         hx = [torch.zeros_like(s) for s in hx]
     ragged = case.layout in ("packed", "unsorted", "lengths")
     out, *last = stack(layer, x, hx, weights, case.bias, case.L, 0.0, False, case.D == 2, case.batch_first,
-                       None, lengths if ragged else None, *extra)
+                       None, lengths if ragged else None, None, (None, None), *extra)
     if case.layout in ("packed", "unsorted"):
         out = pack_padded_sequence(out, lengths, case.batch_first, enforce_sorted=case.layout == "packed").data
     if unbatched:

@@ -156,12 +156,11 @@ def test_other_products_keep_their_precision(allow):
 
 def test_what_is_saved_has_the_fakes_dtypes():
     x, h, w_ih, w_hh = (torch.randn(*shape).bfloat16() for shape in ((3, 2, 4), (1, 2, 5), (20, 4), (20, 5)))
-    rest = (None,) * 6
-    args = (x, h, h, w_ih, w_hh, None, None, None, None, None, None, None, None, None, None, None, False)
+    args = (x, h, h, w_ih, w_hh, *[None] * 13, False)
     torch.library.opcheck(torch.ops.rnnkernels.lstm_train.default, args)
     _, _, _, gates, cells = torch.ops.rnnkernels.lstm_train(*args)
     assert gates.dtype is torch.bfloat16 and cells.dtype is torch.float32
-    torch.library.opcheck(torch.ops.rnnkernels.gru.default, (x, h, w_ih[:15], w_hh[:15], None, None, *rest, None, False))
+    torch.library.opcheck(torch.ops.rnnkernels.gru.default, (x, h, w_ih[:15], w_hh[:15], *[None] * 10, False))
 
 
 @pytest.mark.parametrize("cell", NAMES)

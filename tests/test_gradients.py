@@ -218,5 +218,17 @@ def test_opcheck(cell, layout, flag):
     n, needs = len(numbers.hx) + 1, (1 << len(args)) - 1
     cotangents = [torch.randn_like(r) for r in results[:n]]
     torch.library.opcheck(op("_bwd"), (*cotangents, *args, *rest, results[0], *results[n:], needs))
-    differentiable = [None if t is None else t.detach().requires_grad_() for t in (None, *cotangents[1:], *args)]
-    torch.library.opcheck(op("_bwd"), (*differentiable, *rest, results[0], *results[n:], needs & ~2))
+
+
+@needs_extension
+@pytest.mark.parametrize("cell", CELLS[:3])
+def test_opcheck_of_second_derivatives(cell):
+    case = Case(cell, T=2, B=2, I=2, H=3)
+    numbers = Numbers.draw(case)
+    name, n = cell[:4].rstrip("_").lower(), len(numbers.hx) + 1
+    args = [numbers.x, *numbers.hx, *numbers.weights.values(), *[None] * (6 if case.is_lstm else 4)]
+    rest = [None, None, None, False]
+    out, *more = getattr(torch.ops.rnnkernels, name if name == "rnn" else f"{name}_train")(*args, *rest)
+    leaves = [None if t is None else t.detach().requires_grad_() for t in (None, *numbers.cotangents[1:], *args)]
+    needs = sum(1 << k for k, a in enumerate(args) if k != 1 and a is not None)
+    torch.library.opcheck(getattr(torch.ops.rnnkernels, f"{name}_bwd").default, (*leaves, *rest, out, *more[n - 1 :], needs))

@@ -50,11 +50,22 @@ def test_complex_and_forward_mode_and_vmap():
     module = torch.nn.GRU(3, 4, dtype=torch.complex128)
     x = torch.randn(3, 2, 3, dtype=torch.complex128)
     theirs, _ = module(x)
-    ours = reference.gru(x, x.new_zeros(1, 2, 4), *module._flat_weights, *[None] * 7)[0]
+    ours = reference.gru(x, x.new_zeros(1, 2, 4), *module._flat_weights, *[None] * 8)[0]
     assert torch.allclose(ours, theirs)
 
 
-def test_reset_is_reserved():
-    x = torch.randn(3, 2, 4)
-    with pytest.raises(NotImplementedError, match="reset"):
-        reference.rnn(x, torch.zeros(1, 2, 4), torch.eye(4), torch.eye(4), *[None] * 8, torch.zeros(2), False)
+@pytest.mark.parametrize("name", ["lstm", "gru", "gru_reset_before", "rnn"])
+def test_reset_is_a_new_sequence(name):
+    """Of the reference itself: a row that is reset before step 3 has run two sequences."""
+    torch.manual_seed(0)
+    gates, n_states = {"lstm": (4, 2), "rnn": (1, 1)}.get(name, (3, 1))
+    x, weights = torch.randn(7, 1, 3).double(), [torch.randn(gates * 4, k).double() for k in (3, 4)]
+    hx, reset_hx = ([torch.randn(1, 1, 4).double() for _ in range(n_states)] for _ in range(2))
+    layer = lambda x, hx, reset_hx, reset: getattr(reference, name)(
+        x, *hx, *weights, *[None] * (8 if name == "lstm" else 6), *reset_hx, None, None, reset)
+    reset = (torch.arange(7) == 3).unsqueeze(1)
+    out, *last = layer(x, hx, reset_hx, reset)
+    first, *_ = layer(x[:3], hx, [None] * n_states, None)
+    second, *last_of_second = layer(x[3:], reset_hx, [None] * n_states, None)
+    assert torch.equal(out, torch.cat([first, second]))
+    assert all(map(torch.equal, last, last_of_second))

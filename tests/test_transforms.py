@@ -265,7 +265,7 @@ def test_the_raw_op_refuses_what_it_has_no_rule_for():
     """Rather than a tangent of zero, or none."""
     module, x = rnnkernels.RNN(3, 5), torch.randn(4, 2, 3)
     weights = [w.detach() for w in module.parameters()]
-    raw = lambda x: torch.ops.rnnkernels.rnn(x, torch.zeros(1, 2, 5), *weights, *[None] * 7, False)[0]
+    raw = lambda x: torch.ops.rnnkernels.rnn(x, torch.zeros(1, 2, 5), *weights, *[None] * 8, "tanh")[0]
     with pytest.raises(RuntimeError, match="functorch"):
         grad(lambda x: raw(x).sum())(x)
     with pytest.raises(RuntimeError, match="rnnkernels.functional"):

@@ -3,6 +3,8 @@
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from bench.problem import projection
+
 
 def supports(point):
     return True
@@ -10,7 +12,8 @@ def supports(point):
 
 def build(problem, library=torch.nn, **options):
     point = problem.point
-    module = getattr(library, point.cell)(point.H, point.H, point.L, bidirectional=point.D == 2, dtype=problem.x.dtype, **options)
+    options |= {"dtype": problem.x.dtype, "device": problem.x.device, **projection(point)}
+    module = getattr(library, point.cell)(point.H, point.H, point.L, bidirectional=point.D == 2, **options)
     module.load_state_dict(dict(zip(module.state_dict(), problem.weights)))
     return module.train(point.mode == "train")
 

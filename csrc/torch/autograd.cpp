@@ -26,10 +26,10 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, int64_t cell, const Tensor& x, const Tensor& h0, Optional c0, const Tensor& w_ih,
                                const Tensor& w_hh, Optional b_ih, Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r,
-                               Optional b_ih_r, Optional b_hh_r, Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset,
-                               bool recompute) {
-    Layer layer = LstmOp::layer(x, h0, or_undefined(c0), w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, batch_sizes,
-                                lengths, reset, recompute);
+                               Optional b_ih_r, Optional b_hh_r, Optional w_hr_r, Optional reset_h, Optional reset_c, Optional batch_sizes,
+                               Optional lengths, Optional reset, bool recompute) {
+    Layer layer = LstmOp::layer(x, h0, or_undefined(c0), w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, reset_h,
+                                reset_c, batch_sizes, lengths, reset, recompute);
     layer.cell = Cell(cell);
     at::AutoDispatchBelowADInplaceOrView below;
     const LayerOutputs o = call_train_op(layer);
@@ -99,8 +99,8 @@ LayerOutputs differentiable_layer(const Layer& l) {
   if (runs_in_float32(l[X])) return layer_in_float32(l);
   const variable_list o = LayerFunction::apply(
       int64_t(l.cell), l[X], l[H0], or_none(l[C0]), l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]),
-      or_none(l[W_IH_R]), or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l.batch_sizes),
-      or_none(l.lengths), or_none(l.reset), l.recompute);
+      or_none(l[W_IH_R]), or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l[RESET_H]),
+      or_none(l[RESET_C]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset), l.recompute);
   return {o[0], o[1], o.size() > 2 ? o[2] : Tensor(), {}, {}};
 }
 
@@ -122,6 +122,7 @@ LayerOutputs layer_in_float32(const Layer& layer) {
 TORCH_LIBRARY_IMPL(rnnkernels, Autograd, m) {
   m.impl("lstm", &AutogradKernel<LstmOp>::call);
   m.impl("gru", &AutogradKernel<GruOp>::call);
+  m.impl("gru_reset_before", &AutogradKernel<GruResetBeforeOp>::call);
   m.impl("rnn", &AutogradKernel<RnnOp>::call);
 }
 

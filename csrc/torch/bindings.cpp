@@ -54,6 +54,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   cpu::watch_for_forks();
   m.def("lstm", &Caller<LstmOp>::call);
   m.def("gru", &Caller<GruOp>::call);
+  m.def("gru_reset_before", &Caller<GruResetBeforeOp>::call);
   m.def("rnn", &Caller<RnnOp>::call);
   m.def("run_module", &run_module);
   pybind11::class_<Stepper>(m, "Stepper")

@@ -1,10 +1,13 @@
 #include "torch/checked.h"
 
+#include <ATen/ops/zeros.h>
+
 namespace rnnk {
 
 namespace {
 
-constexpr const char* names[] = {"x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "w_ih_r", "w_hh_r", "b_ih_r", "b_hh_r", "w_hr_r"};
+constexpr const char* names[] = {"x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "w_ih_r", "w_hh_r", "b_ih_r", "b_hh_r", "w_hr_r",
+                                  "reset_h", "reset_c"};
 
 void check_size(const Layer& layer, int argument, at::IntArrayRef expected) {
   TORCH_CHECK(layer[argument].sizes() == expected, "rnnkernels: expected ", names[argument], " of size ", expected, ", got ",
@@ -41,7 +44,7 @@ Shape check_shape(const Layer& layer, const ScheduleTable& schedule) {
   check_no_overflow(s);
   TORCH_CHECK(!schedule.packed || x.size(0) == s.N, "rnnkernels: batch_sizes sum to ", s.N, " but x has ", x.size(0), " rows");
   const bool projected = layer[W_HR].defined();
-  for (int k = W_IH_R; k < argument_count && s.D == 1; ++k)
+  for (int k = W_IH_R; k <= W_HR_R && s.D == 1; ++k)
     TORCH_CHECK(!layer[k].defined(), "rnnkernels: ", names[k], " is given without w_ih_r");
   TORCH_CHECK(!projected || (0 < s.P && s.P <= s.H), "rnnkernels: expected a projection to 1..", s.H, " columns, got ", s.P);
   TORCH_CHECK(projected || s.P == s.H, "rnnkernels: expected w_hh of size ", at::IntArrayRef{G * s.H, s.H}, ", got ", w_hh.sizes());
@@ -60,12 +63,31 @@ Shape check_shape(const Layer& layer, const ScheduleTable& schedule) {
   return s;
 }
 
+// One truth value for each token.
+void check_reset(const Layer& layer, const Shape& s, bool packed) {
+  const Tensor& reset = layer.reset;
+  if (!reset.defined()) {
+    for (int k : {RESET_H, RESET_C}) TORCH_CHECK(!layer[k].defined(), "rnnkernels: ", names[k], " is given without reset");
+    return;
+  }
+  const std::vector<int64_t> expected = packed ? std::vector<int64_t>{s.N} : std::vector<int64_t>{s.T, s.B};
+  TORCH_CHECK(reset.scalar_type() == at::kBool && reset.sizes() == at::IntArrayRef(expected) && reset.device() == layer[X].device(),
+              "rnnkernels: expected reset of size ", at::IntArrayRef(expected), " and dtype bool on ", layer[X].device(), ", got ", reset.sizes(), " and ",
+              reset.scalar_type(), " on ", reset.device());
+  if (layer[RESET_H].defined()) check_size(layer, RESET_H, {s.D, s.B, s.P});
+  if (layer[RESET_C].defined()) check_size(layer, RESET_C, {s.D, s.B, s.H});
+}
+
 }  // namespace
 
 Checked::Checked(const Layer& layer) : schedule((check_types(layer), layer)), shape(check_shape(layer, schedule)) {
   arguments[X] = tokens(layer[X]);
   for (int k = H0; k < argument_count; ++k)
     if (layer[k].defined()) arguments[k] = layer[k].contiguous();
+  check_reset(layer, shape, schedule.packed);
+  if (!layer.reset.defined()) return;
+  if (!layer[RESET_H].defined()) arguments[RESET_H] = at::zeros(layer[H0].sizes(), layer[H0].options());
+  if (!layer[RESET_C].defined() && layer.cell == Cell::lstm) arguments[RESET_C] = at::zeros(layer[C0].sizes(), layer[C0].options());
 }
 
 }  // namespace rnnk

@@ -23,12 +23,20 @@ void run(size_t (*kernel)(const Args&, void*), Args& args) {
 }
 
 template <class T>
+void set_reset(Reset<T>& to, const Layer& layer, const Checked& c) {
+  const Tensor& mask = layer.reset;
+  if (!mask.defined()) return;
+  to = {{mask.const_data_ptr<bool>(), mask.stride(0), mask.stride(-1)}, c.input<T>(RESET_H), c.input<T>(RESET_C)};
+}
+
+template <class T>
 void forward(const ForwardPass& pass) {
   const Checked& c = pass.checked;
   ForwardArgs<T> args{};
   fill(args, pass);
   args.schedule = c.schedule.view();
   args.x = input_rows<T>(c.arguments[X]);
+  set_reset(args.reset, pass.layer, c);
   args.out = output_rows<T>(pass.to.out);
   static std::atomic<int64_t> calls{0};  // of all layers: where several take turns, the cache seldom holds what each read last
   args.turn = calls.fetch_add(1, std::memory_order_relaxed);
@@ -42,6 +50,9 @@ void backward(const BackwardPass& pass) {
   fill(args, pass);
   args.schedule = c.schedule.view();
   args.x = input_rows<T>(c.arguments[X]);
+  set_reset(args.reset, pass.layer, c);
+  point(args.d_reset_h, pass.d[RESET_H]);
+  point(args.d_reset_c, pass.d[RESET_C]);
   args.out = input_rows<T>(pass.out);
   if (pass.d_out.defined()) args.d_out = input_rows<T>(pass.d_out);
   if (pass.d[X].defined()) args.d_x = output_rows<T>(pass.d[X]);

@@ -87,11 +87,17 @@ void run(const Args& args, const Tensor& x) {
   check(enqueue(args, products.gemm(), workspace.mutable_data_ptr(), bytes, stream));
 }
 
+void check_supported(const Layer& layer) {
+  TORCH_CHECK(!layer.reset.defined(), "rnnkernels: no CUDA kernels for reset yet; rnnkernels.reference has it");
+  TORCH_CHECK(layer.cell != Cell::gru_reset_before, "rnnkernels: no CUDA kernels for reset_after=False yet; rnnkernels.reference has it");
+}
+
 // No row or no unit: nothing to compute, and no grid of zero blocks to launch.
 bool is_empty(const Checked& c) { return c.shape.B == 0 || c.shape.H == 0; }
 
 void forward(const ForwardPass& pass) {
   const Checked& c = pass.checked;
+  check_supported(pass.layer);
   if (is_empty(c)) return;
   const Tensor& x = c.arguments[X];
   const c10::cuda::CUDAGuard guard(x.device());
@@ -108,6 +114,7 @@ void forward(const ForwardPass& pass) {
 
 void backward(const BackwardPass& pass) {
   const Checked& c = pass.checked;
+  check_supported(pass.layer);
   const Tensor& x = c.arguments[X];
   const c10::cuda::CUDAGuard guard(x.device());
   if (is_empty(c)) {

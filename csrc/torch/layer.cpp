@@ -66,6 +66,13 @@ Tensor checked_cotangent(const Tensor& d, const char* name, at::IntArrayRef expe
   return d;
 }
 
+// The kernels overwrite it, but for the gradients of a reset state, which they add to.
+Tensor gradient_buffer(const Checked& c, int argument) {
+  const Tensor& a = c.arguments[argument];
+  if (argument == X) return empty_tokens(c, c.shape.I);
+  return argument == RESET_H || argument == RESET_C ? at::zeros(a.sizes(), a.options()) : allocate(a.sizes(), a.options());
+}
+
 Tensor contiguous_or_undefined(const Tensor& t) { return t.defined() ? t.contiguous() : t; }
 
 }  // namespace
@@ -96,7 +103,7 @@ std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Tens
                     cells,
                     {}};
   for (int k = 0; k < argument_count; ++k)
-    if (c.arguments[k].defined() && (needs >> k & 1)) pass.d[k] = k == X ? empty_tokens(c, s.I) : allocate(c.arguments[k].sizes(), c.arguments[k].options());
+    if (layer[k].defined() && (needs >> k & 1)) pass.d[k] = gradient_buffer(c, k);
   kernels.backward(pass);
   return std::move(pass.d);
 }

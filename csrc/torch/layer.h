@@ -13,12 +13,13 @@ namespace rnnk {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// The differentiable arguments of an LSTM layer, in the ops' order. GRU and RNN layers have no c0 and no w_hr.
-enum Argument { X, H0, C0, W_IH, W_HH, B_IH, B_HH, W_HR, W_IH_R, W_HH_R, B_IH_R, B_HH_R, W_HR_R };
-constexpr int argument_count = 13;
+// The differentiable arguments of an LSTM layer, in the ops' order. GRU and RNN layers have no c0, w_hr and reset_c.
+enum Argument { X, H0, C0, W_IH, W_HH, B_IH, B_HH, W_HR, W_IH_R, W_HH_R, B_IH_R, B_HH_R, W_HR_R, RESET_H, RESET_C };
+constexpr int argument_count = 15;
 constexpr int direction_stride = W_IH_R - W_IH;
-constexpr std::array<int, argument_count> lstm_arguments{X, H0, C0, W_IH, W_HH, B_IH, B_HH, W_HR, W_IH_R, W_HH_R, B_IH_R, B_HH_R, W_HR_R};
-constexpr std::array<int, 10> gru_arguments{X, H0, W_IH, W_HH, B_IH, B_HH, W_IH_R, W_HH_R, B_IH_R, B_HH_R};  // and the RNN's
+constexpr std::array<int, argument_count> lstm_arguments{X,      H0,     C0,     W_IH,   W_HH,   B_IH,    B_HH,   W_HR,
+                                                         W_IH_R, W_HH_R, B_IH_R, B_HH_R, W_HR_R, RESET_H, RESET_C};
+constexpr std::array<int, 11> gru_arguments{X, H0, W_IH, W_HH, B_IH, B_HH, W_IH_R, W_HH_R, B_IH_R, B_HH_R, RESET_H};  // and the RNN's
 
 inline bool is_reduced(const Tensor& x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
 // What the CPU's kernels do not have: the whole layer runs in float32, torch/autograd.cpp.

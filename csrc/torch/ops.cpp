@@ -94,8 +94,11 @@ LayerOutputs call_op(const Layer& layer) {
     auto [out, h_n, c_n] = call<&Kernel<LstmOp>::infer>("rnnkernels::lstm", LstmOp::arguments(layer));
     return {out, h_n, c_n, {}, {}};
   }
-  auto [out, h_n] = layer.cell == Cell::gru ? call<&Kernel<GruOp>::infer>("rnnkernels::gru", GruOp::arguments(layer))
-                                            : call<&Kernel<RnnOp>::infer>("rnnkernels::rnn", RnnOp::arguments(layer));
+  auto [out, h_n] =
+      layer.cell == Cell::gru ? call<&Kernel<GruOp>::infer>("rnnkernels::gru", GruOp::arguments(layer))
+      : layer.cell == Cell::gru_reset_before
+          ? call<&Kernel<GruResetBeforeOp>::infer>("rnnkernels::gru_reset_before", GruResetBeforeOp::arguments(layer))
+          : call<&Kernel<RnnOp>::infer>("rnnkernels::rnn", RnnOp::arguments(layer));
   return {out, h_n, {}, {}, {}};
 }
 
@@ -104,11 +107,12 @@ LayerOutputs call_train_op(const Layer& layer) {
     auto [out, h_n, c_n, gates, cells] = call<&Kernel<LstmOp>::train>("rnnkernels::lstm_train", LstmOp::arguments(layer));
     return {out, h_n, c_n, gates, cells};
   }
-  if (layer.cell == Cell::gru) {
-    auto [out, h_n, gates] = call<&Kernel<GruOp>::train>("rnnkernels::gru_train", GruOp::arguments(layer));
-    return {out, h_n, {}, gates, {}};
-  }
-  return call_op(layer);
+  if (!saved_count(layer.cell)) return call_op(layer);
+  auto [out, h_n, gates] =
+      layer.cell == Cell::gru
+          ? call<&Kernel<GruOp>::train>("rnnkernels::gru_train", GruOp::arguments(layer))
+          : call<&Kernel<GruResetBeforeOp>::train>("rnnkernels::gru_reset_before_train", GruResetBeforeOp::arguments(layer));
+  return {out, h_n, {}, gates, {}};
 }
 
 std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
@@ -121,38 +125,44 @@ std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Te
     return defined_gradients(d, lstm_arguments, needs, std::make_index_sequence<lstm_arguments.size()>{});
   }
   const int64_t op_needs = needs_of_op(needs, gru_arguments);
+  const auto after = std::make_tuple(out, gates, op_needs);
   const auto d = layer.cell == Cell::gru
-                     ? call<&Kernel<GruOp>::gru_backward>(
-                           "rnnkernels::gru_bwd", std::tuple_cat(before, GruOp::arguments(layer), std::make_tuple(out, gates, op_needs)))
+                     ? call<&Kernel<GruOp>::gru_backward>("rnnkernels::gru_bwd", std::tuple_cat(before, GruOp::arguments(layer), after))
+                 : layer.cell == Cell::gru_reset_before
+                     ? call<&Kernel<GruResetBeforeOp>::gru_backward>("rnnkernels::gru_reset_before_bwd",
+                                                                     std::tuple_cat(before, GruResetBeforeOp::arguments(layer), after))
                      : call<&Kernel<RnnOp>::rnn_backward>("rnnkernels::rnn_bwd",
-                                                             std::tuple_cat(before, RnnOp::arguments(layer), std::make_tuple(out, op_needs)));
+                                                          std::tuple_cat(before, RnnOp::arguments(layer), std::make_tuple(out, op_needs)));
   return defined_gradients(d, gru_arguments, needs, std::make_index_sequence<gru_arguments.size()>{});
 }
 
 TORCH_LIBRARY(rnnkernels, m) {
   const std::string lstm =
       "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
-      "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? w_hr_r, "
+      "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? w_hr_r, Tensor? reset_h, Tensor? reset_c, "
       "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool recompute";
   const std::string one_state =
       "Tensor x, Tensor h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
-      "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? batch_sizes, Tensor? lengths, Tensor? reset";
-  const std::string gru = one_state + ", bool recompute", rnn = one_state + ", bool relu";
+      "Tensor? w_ih_r, Tensor? w_hh_r, Tensor? b_ih_r, Tensor? b_hh_r, Tensor? reset_h, "
+      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset";
+  const std::string gru = one_state + ", bool recompute", rnn = one_state + ", str nonlinearity";
   const std::string lstm_gradients =
       "(Tensor d_x, Tensor d_h0, Tensor d_c0, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, "
-      "Tensor d_w_ih_r, Tensor d_w_hh_r, Tensor d_b_ih_r, Tensor d_b_hh_r, Tensor d_w_hr_r)";
+      "Tensor d_w_ih_r, Tensor d_w_hh_r, Tensor d_b_ih_r, Tensor d_b_hh_r, Tensor d_w_hr_r, Tensor d_reset_h, Tensor d_reset_c)";
   const std::string gru_gradients =
       "(Tensor d_x, Tensor d_h0, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, "
-      "Tensor d_w_ih_r, Tensor d_w_hh_r, Tensor d_b_ih_r, Tensor d_b_hh_r)";
+      "Tensor d_w_ih_r, Tensor d_w_hh_r, Tensor d_b_ih_r, Tensor d_b_hh_r, Tensor d_reset_h)";
 
   const auto def = [&](const std::string& schema) { m.def(schema.c_str()); };
   def("lstm(" + lstm + ") -> (Tensor out, Tensor h_n, Tensor c_n)");
   def("lstm_train(" + lstm + ") -> (Tensor out, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
   def("lstm_bwd(Tensor? d_out, Tensor? d_h_n, Tensor? d_c_n, " + lstm + ", Tensor out, Tensor gates, Tensor cells, int needs) -> " +
         lstm_gradients);
-  def("gru(" + gru + ") -> (Tensor out, Tensor h_n)");
-  def("gru_train(" + gru + ") -> (Tensor out, Tensor h_n, Tensor gates)");
-  def("gru_bwd(Tensor? d_out, Tensor? d_h_n, " + gru + ", Tensor out, Tensor gates, int needs) -> " + gru_gradients);
+  for (const std::string name : {"gru", "gru_reset_before"}) {
+    def(name + "(" + gru + ") -> (Tensor out, Tensor h_n)");
+    def(name + "_train(" + gru + ") -> (Tensor out, Tensor h_n, Tensor gates)");
+    def(name + "_bwd(Tensor? d_out, Tensor? d_h_n, " + gru + ", Tensor out, Tensor gates, int needs) -> " + gru_gradients);
+  }
   def("rnn(" + rnn + ") -> (Tensor out, Tensor h_n)");
   def("rnn_bwd(Tensor? d_out, Tensor? d_h_n, " + rnn + ", Tensor out, int needs) -> " + gru_gradients);
 }
@@ -164,6 +174,9 @@ void register_kernels(torch::Library& m) {
   m.impl("gru", &Kernel<GruOp>::infer);
   m.impl("gru_train", &Kernel<GruOp>::train);
   m.impl("gru_bwd", &Kernel<GruOp>::gru_backward);
+  m.impl("gru_reset_before", &Kernel<GruResetBeforeOp>::infer);
+  m.impl("gru_reset_before_train", &Kernel<GruResetBeforeOp>::train);
+  m.impl("gru_reset_before_bwd", &Kernel<GruResetBeforeOp>::gru_backward);
   m.impl("rnn", &Kernel<RnnOp>::infer);
   m.impl("rnn_bwd", &Kernel<RnnOp>::rnn_backward);
 }

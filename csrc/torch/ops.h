@@ -1,5 +1,6 @@
 // The ops as C++ sees them: how an op's flat argument list becomes a Layer and back, and calling an op with a Layer.
 #pragma once
+#include <string_view>
 #include <tuple>
 
 #include "torch/layer.h"
@@ -20,60 +21,75 @@ struct LstmOp {
   using TrainOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
                             Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r,
-                            Optional w_hr_r, Optional batch_sizes, Optional lengths, Optional reset, bool recompute);
+                            Optional w_hr_r, Optional reset_h, Optional reset_c, Optional batch_sizes, Optional lengths, Optional reset,
+                            bool recompute);
 
   static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
                      Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional w_hr_r,
-                     Optional batch_sizes, Optional lengths, Optional reset, bool recompute) {
+                     Optional reset_h, Optional reset_c, Optional batch_sizes, Optional lengths, Optional reset, bool recompute) {
     return {Cell::lstm,
             {x, h0, c0, w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh), or_undefined(w_hr), or_undefined(w_ih_r), or_undefined(w_hh_r),
-             or_undefined(b_ih_r), or_undefined(b_hh_r), or_undefined(w_hr_r)},
+             or_undefined(b_ih_r), or_undefined(b_hh_r), or_undefined(w_hr_r), or_undefined(reset_h), or_undefined(reset_c)},
             or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset), recompute};
   }
   static auto arguments(const Layer& l) {
     return std::make_tuple(l[X], l[H0], l[C0], l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]), or_none(l[W_IH_R]),
-                           or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l.batch_sizes),
-                           or_none(l.lengths), or_none(l.reset), l.recompute);
+                           or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l[RESET_H]),
+                           or_none(l[RESET_C]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset), l.recompute);
   }
 };
 
-struct GruOp {
+template <Cell cell>
+struct GruOpOf {
   using Outputs = std::tuple<Tensor, Tensor>;
   using TrainOutputs = std::tuple<Tensor, Tensor, Tensor>;
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
-                            Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
-                            Optional reset, bool recompute);
+                            Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional reset_h, Optional batch_sizes,
+                            Optional lengths, Optional reset, bool recompute);
 
   static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
-                     Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
-                     Optional reset, bool recompute) {
-    return {Cell::gru,
+                     Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional reset_h, Optional batch_sizes,
+                     Optional lengths, Optional reset, bool recompute) {
+    return {cell,
             {x, h0, {}, w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh), {}, or_undefined(w_ih_r), or_undefined(w_hh_r),
-             or_undefined(b_ih_r), or_undefined(b_hh_r), {}},
+             or_undefined(b_ih_r), or_undefined(b_hh_r), {}, or_undefined(reset_h), {}},
             or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset), recompute};
   }
   static auto tensors(const Layer& l) {
     return std::make_tuple(l[X], l[H0], l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_IH_R]), or_none(l[W_HH_R]),
-                           or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset));
+                           or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[RESET_H]), or_none(l.batch_sizes), or_none(l.lengths),
+                           or_none(l.reset));
   }
   static auto arguments(const Layer& l) { return std::tuple_cat(tensors(l), std::make_tuple(l.recompute)); }
 };
+
+using GruOp = GruOpOf<Cell::gru>;
+using GruResetBeforeOp = GruOpOf<Cell::gru_reset_before>;
+
+// The cell of an RNN layer; throws for what is none.
+inline Cell rnn_cell(std::string_view nonlinearity) {
+  if (nonlinearity == "tanh") return Cell::rnn_tanh;
+  if (nonlinearity == "relu") return Cell::rnn_relu;
+  TORCH_CHECK(nonlinearity == "sigmoid", "rnnkernels: expected nonlinearity 'tanh', 'relu' or 'sigmoid', got '", nonlinearity, "'");
+  return Cell::rnn_sigmoid;
+}
+inline std::string_view nonlinearity(Cell cell) { return cell == Cell::rnn_tanh ? "tanh" : cell == Cell::rnn_relu ? "relu" : "sigmoid"; }
 
 struct RnnOp {
   using Outputs = std::tuple<Tensor, Tensor>;
   using TrainOutputs = Outputs;  // nothing but the output is saved: there is no rnn_train
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
-                            Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
-                            Optional reset, bool relu);
+                            Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional reset_h, Optional batch_sizes,
+                            Optional lengths, Optional reset, std::string_view nonlinearity);
 
   static Layer layer(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
-                     Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional batch_sizes, Optional lengths,
-                     Optional reset, bool relu) {
-    Layer l = GruOp::layer(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, batch_sizes, lengths, reset, false);
-    l.cell = relu ? Cell::rnn_relu : Cell::rnn_tanh;
+                     Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r, Optional reset_h, Optional batch_sizes,
+                     Optional lengths, Optional reset, std::string_view nonlinearity) {
+    Layer l = GruOp::layer(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, reset_h, batch_sizes, lengths, reset, false);
+    l.cell = rnn_cell(nonlinearity);
     return l;
   }
-  static auto arguments(const Layer& l) { return std::tuple_cat(GruOp::tensors(l), std::make_tuple(l.cell == Cell::rnn_relu)); }
+  static auto arguments(const Layer& l) { return std::tuple_cat(GruOp::tensors(l), std::make_tuple(nonlinearity(l.cell))); }
 };
 
 // The ops through the dispatcher. Only the outputs that the cell has are defined.

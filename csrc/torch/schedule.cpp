@@ -28,7 +28,6 @@ void check_lengths(const Tensor& lengths, const Tensor& x, int64_t T, int64_t B)
 
 ScheduleTable::ScheduleTable(const Layer& layer) {
   const Tensor& x = layer[X];
-  TORCH_CHECK(!layer.reset.defined(), "rnnkernels: reset is reserved and must be None");
   packed = layer.batch_sizes.defined();
   TORCH_CHECK(!(packed && layer.lengths.defined()), "rnnkernels: lengths cannot be given together with batch_sizes");
   TORCH_CHECK(x.dim() == (packed ? 2 : 3), "rnnkernels: expected x to be ", packed ? 2 : 3, "-D, got ", x.dim(), "-D");
