@@ -21,7 +21,8 @@ LOW = (torch.float16, torch.bfloat16)
 
 def on_cpu(numbers):
     move = lambda ts: tuple(t.cpu() for t in ts)
-    return Numbers({k: v.cpu() for k, v in numbers.weights.items()}, numbers.x.cpu(), move(numbers.hx), numbers.lengths, move(numbers.cotangents))
+    weights = {k: v.cpu() for k, v in numbers.weights.items()}
+    return Numbers(weights, numbers.x.cpu(), move(numbers.hx), numbers.lengths, move(numbers.cotangents))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -166,7 +167,8 @@ def test_what_is_saved_has_the_fakes_dtypes():
 @pytest.mark.parametrize("cell", NAMES)
 def test_dropout_draws_torchs_masks(cell):
     """Those of torch.dropout, as torch.nn's layers do without cuDNN; cuDNN has a generator of its own."""
-    ours, theirs = (getattr(package, cell)(3, 5, 3, dropout=0.4, bidirectional=True, dtype=torch.float64) for package in (rnnkernels, torch.nn))
+    ours, theirs = (getattr(package, cell)(3, 5, 3, dropout=0.4, bidirectional=True, dtype=torch.float64)
+                    for package in (rnnkernels, torch.nn))
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     outputs = []
@@ -186,7 +188,8 @@ def flatten(result):
 
 
 @pytest.mark.parametrize("low", LOW, ids=str)
-@pytest.mark.parametrize("name, options", (*((name, {}) for name in (*NAMES, "LSTMCell", "GRUCell", "RNNCell")), ("LSTM", {"proj_size": 2})), ids=str)
+@pytest.mark.parametrize("name, options", (*((name, {}) for name in (*NAMES, "LSTMCell", "GRUCell", "RNNCell")),
+                                           ("LSTM", {"proj_size": 2})), ids=str)
 def test_autocast(name, options, low):
     ours, theirs = (getattr(package, name)(64, 96, **options) for package in (rnnkernels, torch.nn))
     theirs.load_state_dict(ours.state_dict())
@@ -232,10 +235,13 @@ def test_raises_what_torch_raises(name):
 
 
 def test_ops_name_the_tensor():
-    x, h, w = torch.randn(5, 2, 3), torch.randn(1, 2, 4), [torch.randn(12, 3), torch.randn(12, 4), torch.randn(12), torch.randn(12)]
+    x, h = torch.randn(5, 2, 3), torch.randn(1, 2, 4)
+    w = [torch.randn(12, 3), torch.randn(12, 4), torch.randn(12), torch.randn(12)]
     run = lambda x, h, w, **kw: functional.gru(x, h, w, **kw)
-    for args, words in (((x, h.cpu(), w), "x's device cuda:0, but h0 is on cpu"), ((x, h, [w[0], w[1].cpu(), *w[2:]]), "but w_hh is on cpu"),
-                        ((x.cpu(), h, w), "on the CPU, but h0 is on cuda:0"), ((x, h.double(), w), "one dtype, but h0 is")):
+    for args, words in (((x, h.cpu(), w), "x's device cuda:0, but h0 is on cpu"),
+                        ((x, h, [w[0], w[1].cpu(), *w[2:]]), "but w_hh is on cpu"),
+                        ((x.cpu(), h, w), "on the CPU, but h0 is on cuda:0"),
+                        ((x, h.double(), w), "one dtype, but h0 is")):
         with pytest.raises(RuntimeError, match=words):
             run(*args)
     with pytest.raises(ValueError, match="lengths must be on the CPU or on input's device cpu"):

@@ -53,7 +53,8 @@ class Job:
 
 
 JOBS = [*(Case(cell, torch.float32, T=12, B=6, I=20, H=40, L=2, D=2, layout=layout) for cell in CELLS for layout in LAYOUTS),
-        *(Case("LSTM", dtype, T=12, B=6, I=20, H=40, P=8, layout="lengths") for dtype in (torch.float64, torch.bfloat16, torch.float16)),
+        *(Case("LSTM", dtype, T=12, B=6, I=20, H=40, P=8, layout="lengths")
+          for dtype in (torch.float64, torch.bfloat16, torch.float16)),
         Case("GRU", torch.float32, T=1000, B=70, I=40, H=260)]  # several chunks
 
 

@@ -42,7 +42,8 @@ void check(cudaError_t error) {
     cudaGetLastError();  // or the next call of somebody else reports it
     const cudaDeviceProp& card = *at::cuda::getCurrentDeviceProperties();
     TORCH_CHECK(false, "rnnkernels: this build has no kernel image for ", card.name, " (", cudaGetErrorString(error),
-                "). Build it again with TORCH_CUDA_ARCH_LIST=\"", card.major, ".", card.minor, "\" in the environment; the kernels need 8.0 or more.");
+                "). Build it again with TORCH_CUDA_ARCH_LIST=\"", card.major, ".", card.minor,
+                "\" in the environment; the kernels need 8.0 or more.");
   }
   C10_CUDA_CHECK(error);
 }
