@@ -16,12 +16,12 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 
-# -fopenmp, or at::parallel_for and our own teams are silently serial. -ffp-contract=off, because two instantiations of a template
-# must round alike. -g0, because Python's own flags ask for debug symbols, 45 MB of them. No -std=: torch decides.
+# -fopenmp, or at::parallel_for and our own teams are silently serial. -ffp-contract=off, because two instantiations of a
+# template must round alike. -g0, because Python's own flags ask for debug symbols, 45 MB of them. No -std=: torch decides.
 FLAGS = ["-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi"]
 # torch hides the operators of __half from .cu files; ours compile with plain nvcc too.
-NVCC_FLAGS = ["-O3", "-Xcompiler", "-fvisibility=hidden", "-U__CUDA_NO_HALF_OPERATORS__", "-U__CUDA_NO_HALF_CONVERSIONS__",
-              "-U__CUDA_NO_HALF2_OPERATORS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__"]
+NVCC_FLAGS = ["-O3", "-Xcompiler", "-fvisibility=hidden", "-U__CUDA_NO_HALF_OPERATORS__",
+              "-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CUDA_NO_HALF2_OPERATORS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__"]
 # The kernels need compute capability 8.0; PTX of the last one is what later cards run.
 DEFAULT_ARCHS = "8.0;9.0+PTX"
 
@@ -43,12 +43,12 @@ def find_toolkit() -> Path:
         raise LookupError(f"{nvcc} does not say where its toolkit is")
     version = re.search(r"release (\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
     if version is None or version[1] != torch.version.cuda.split(".")[0]:
-        raise LookupError(f"{nvcc} is CUDA {version and version[1]} and torch {torch.__version__} is built for CUDA {torch.version.cuda}")
+        raise LookupError(f"{nvcc} is CUDA {version and version[1]}, torch {torch.__version__} for CUDA {torch.version.cuda}")
     return Path(top[1]).resolve()
 
 
 def choose_toolkit() -> Path | None:
-    """The toolkit, or None for the CPU alone. RNNKERNELS_CUDA=0 or 1 decides it; 1 without all that it needs ends the build."""
+    """The toolkit, or None for the CPU alone. RNNKERNELS_CUDA=0 or 1 decides; 1 without all that it needs ends the build."""
     choice = os.environ.get("RNNKERNELS_CUDA")
     if choice not in (None, "", "0", "1"):
         raise SystemExit(f"rnnkernels: expected RNNKERNELS_CUDA to be 0 or 1, got {choice!r}")
@@ -117,7 +117,7 @@ def extensions() -> list:
 
 
 class BuildExtension(cpp_extension.BuildExtension):
-    """Leaves beside the extension what an import compares with the torch at hand before it loads it, and what info() shows."""
+    """Leaves beside the extension what an import compares with the torch at hand before it loads it, and info() shows."""
 
     def run(self) -> None:
         super().run()

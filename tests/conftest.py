@@ -1,5 +1,7 @@
 """The tolerance table, and what every test shares: seeds, markers, thread count."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -36,12 +38,24 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:rnnkernels. the extension was not built:RuntimeWarning")
 
 
+@contextlib.contextmanager
+def tf32(cudnn=False, matmul=False):
+    """Whether torch may round the factors of float32 products to TF32 on a card."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [b.allow_tf32 for b in backends]
+    try:
+        for backend, allow in zip(backends, (cudnn, matmul)):
+            backend.allow_tf32 = allow
+        yield
+    finally:
+        for backend, allow in zip(backends, before):
+            backend.allow_tf32 = allow
+
+
 @pytest.fixture
-def on_cuda(monkeypatch):
+def on_cuda():
     """Tensors and modules are made on the card, and float32 is float32 on both sides."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    with torch.device("cuda"):
+    with tf32(), torch.device("cuda"):
         yield
 
 

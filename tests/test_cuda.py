@@ -8,7 +8,7 @@ import torch
 
 import rnnkernels
 from cases import CELLS, Case, Numbers, call_module, call_reference, check, module_results, reference_results
-from conftest import assert_close, needs_cuda
+from conftest import assert_close, needs_cuda, tf32
 from rnnkernels import functional
 from test_errors import outcome
 
@@ -21,7 +21,8 @@ LOW = (torch.float16, torch.bfloat16)
 
 def on_cpu(numbers):
     move = lambda ts: tuple(t.cpu() for t in ts)
-    return Numbers({k: v.cpu() for k, v in numbers.weights.items()}, numbers.x.cpu(), move(numbers.hx), numbers.lengths, move(numbers.cotangents))
+    weights = {k: v.cpu() for k, v in numbers.weights.items()}
+    return Numbers(weights, numbers.x.cpu(), move(numbers.hx), numbers.lengths, move(numbers.cotangents))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -108,47 +109,50 @@ def error(numbers):
     return (ours.double() - ref).abs().max().item()
 
 
-def test_tf32_follows_cudnn(monkeypatch):
+def test_tf32_follows_cudnn():
     numbers = Numbers.draw(WIDE)
     strict = error(numbers)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    assert error(numbers) == strict, "the setting for matmul is not ours"
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    rounded = error(numbers)
+    with tf32(matmul=True):
+        assert error(numbers) == strict, "the setting for matmul is not ours"
+    with tf32(cudnn=True):
+        rounded = error(numbers)
     assert rounded > 10 * strict
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
-    assert error(numbers) == strict
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
-    assert error(numbers) == rounded
+    before = torch.backends.cudnn.rnn.fp32_precision
+    try:
+        for precision, expected in (("tf32", rounded), ("ieee", strict)):
+            torch.backends.cudnn.rnn.fp32_precision = precision
+            assert error(numbers) == expected
+    finally:
+        torch.backends.cudnn.rnn.fp32_precision = before
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:4])
 @pytest.mark.parametrize("cell", CELLS)
-def test_tf32_is_as_close_as_torchs(cell, layout, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    check(Case(cell, torch.float32, T=20, B=32, I=128, H=256, D=2, layout=layout))
+def test_tf32_is_as_close_as_torchs(cell, layout):
+    with tf32(cudnn=True):
+        check(Case(cell, torch.float32, T=20, B=32, I=128, H=256, D=2, layout=layout))
 
 
-def test_cells_follow_matmul(monkeypatch):
+def test_cells_follow_matmul():
     """As torch.nn's cells, which do not run in cuDNN."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     cell = rnnkernels.GRUCell(128, 256)
     x = torch.randn(32, 128)
     exact = copy.deepcopy(cell).double()(x.double())
     error = lambda: (cell(x).double() - exact).abs().max().item()
-    strict = error()
+    with tf32(cudnn=True):
+        strict = error()
     assert strict < 2e-6
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    assert error() > 10 * strict
+    with tf32(matmul=True):
+        assert error() > 10 * strict
 
 
 @pytest.mark.parametrize("allow", (False, True))
-def test_other_products_keep_their_precision(allow, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allow)
+def test_other_products_keep_their_precision(allow):
     a, b = torch.randn(256, 256), torch.randn(256, 256)
-    before = a @ b
-    rnnkernels.LSTM(64, 64)(torch.randn(3, 4, 64))[0].sum().backward()
-    assert torch.equal(a @ b, before)
+    with tf32(matmul=allow):
+        before = a @ b
+        rnnkernels.LSTM(64, 64)(torch.randn(3, 4, 64))[0].sum().backward()
+        assert torch.equal(a @ b, before)
 
 
 def test_what_is_saved_has_the_fakes_dtypes():
@@ -163,7 +167,8 @@ def test_what_is_saved_has_the_fakes_dtypes():
 @pytest.mark.parametrize("cell", NAMES)
 def test_dropout_draws_torchs_masks(cell):
     """Those of torch.dropout, as torch.nn's layers do without cuDNN; cuDNN has a generator of its own."""
-    ours, theirs = (getattr(package, cell)(3, 5, 3, dropout=0.4, bidirectional=True, dtype=torch.float64) for package in (rnnkernels, torch.nn))
+    ours, theirs = (getattr(package, cell)(3, 5, 3, dropout=0.4, bidirectional=True, dtype=torch.float64)
+                    for package in (rnnkernels, torch.nn))
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     outputs = []
@@ -183,7 +188,8 @@ def flatten(result):
 
 
 @pytest.mark.parametrize("low", LOW, ids=str)
-@pytest.mark.parametrize("name, options", (*((name, {}) for name in (*NAMES, "LSTMCell", "GRUCell", "RNNCell")), ("LSTM", {"proj_size": 2})), ids=str)
+@pytest.mark.parametrize("name, options", (*((name, {}) for name in (*NAMES, "LSTMCell", "GRUCell", "RNNCell")),
+                                           ("LSTM", {"proj_size": 2})), ids=str)
 def test_autocast(name, options, low):
     ours, theirs = (getattr(package, name)(64, 96, **options) for package in (rnnkernels, torch.nn))
     theirs.load_state_dict(ours.state_dict())
@@ -229,10 +235,13 @@ def test_raises_what_torch_raises(name):
 
 
 def test_ops_name_the_tensor():
-    x, h, w = torch.randn(5, 2, 3), torch.randn(1, 2, 4), [torch.randn(12, 3), torch.randn(12, 4), torch.randn(12), torch.randn(12)]
+    x, h = torch.randn(5, 2, 3), torch.randn(1, 2, 4)
+    w = [torch.randn(12, 3), torch.randn(12, 4), torch.randn(12), torch.randn(12)]
     run = lambda x, h, w, **kw: functional.gru(x, h, w, **kw)
-    for args, words in (((x, h.cpu(), w), "x's device cuda:0, but h0 is on cpu"), ((x, h, [w[0], w[1].cpu(), *w[2:]]), "but w_hh is on cpu"),
-                        ((x.cpu(), h, w), "on the CPU, but h0 is on cuda:0"), ((x, h.double(), w), "one dtype, but h0 is")):
+    for args, words in (((x, h.cpu(), w), "x's device cuda:0, but h0 is on cpu"),
+                        ((x, h, [w[0], w[1].cpu(), *w[2:]]), "but w_hh is on cpu"),
+                        ((x.cpu(), h, w), "on the CPU, but h0 is on cuda:0"),
+                        ((x, h.double(), w), "one dtype, but h0 is")):
         with pytest.raises(RuntimeError, match=words):
             run(*args)
     with pytest.raises(ValueError, match="lengths must be on the CPU or on input's device cpu"):

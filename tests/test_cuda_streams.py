@@ -34,13 +34,11 @@ class Job:
             self.leaves[0] = self.packed.data.requires_grad_()
 
     def draw(self):
-        numbers = Numbers.draw(self.case)
         with torch.no_grad():
-            for mine, new in zip((*self.leaves[1 : 1 + len(self.hx)], *self.cotangents), (*numbers.hx, *numbers.cotangents)):
-                mine.copy_(new)
-            self.leaves[0].copy_(torch.randn_like(self.leaves[0]))
-            if self.case.layout == "lengths":
-                self.lengths.copy_(numbers.lengths)
+            for buffer in (self.leaves[0], *self.hx, *self.cotangents):
+                buffer.normal_()
+        if self.case.layout == "lengths":
+            self.lengths.copy_(self.case.lengths())
 
     def forward(self):
         hx = self.hx if self.case.is_lstm else self.hx[0]
@@ -55,7 +53,8 @@ class Job:
 
 
 JOBS = [*(Case(cell, torch.float32, T=12, B=6, I=20, H=40, L=2, D=2, layout=layout) for cell in CELLS for layout in LAYOUTS),
-        *(Case("LSTM", dtype, T=12, B=6, I=20, H=40, P=8, layout="lengths") for dtype in (torch.float64, torch.bfloat16, torch.float16)),
+        *(Case("LSTM", dtype, T=12, B=6, I=20, H=40, P=8, layout="lengths")
+          for dtype in (torch.float64, torch.bfloat16, torch.float16)),
         Case("GRU", torch.float32, T=1000, B=70, I=40, H=260)]  # several chunks
 
 

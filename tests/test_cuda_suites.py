@@ -23,11 +23,13 @@ def suite(module, *without):
 
 
 TestEquivalence = suite(test_equivalence)
-TestLengths = suite(test_lengths, "test_lengths_with_a_packed_sequence")  # pack_sequence makes its lengths on the default device
+# pack_sequence makes its lengths on the default device, where packing does not want them.
+TestLengths = suite(test_lengths, "test_lengths_with_a_packed_sequence")
 TestGradients = suite(test_gradients)
 TestCells = suite(test_cells)
 # The gates of a chunk are recomputed by one product, whose sums are in another order than a step's: close, not the same bits.
 TestRecompute = suite(test_recompute, "test_same_bits", "test_any_number_of_threads")
 TestProfiler = suite(test_profiler, "test_under_autocast")
 # cuDNN draws masks of its own, and see above for pack_sequence.
-TestDropin = suite(test_dropin, "test_dropout_masks_are_torchs", "test_activation_checkpointing", "test_packed_output_keeps_its_indices")
+TestDropin = suite(test_dropin, "test_dropout_masks_are_torchs", "test_activation_checkpointing",
+                   "test_packed_output_keeps_its_indices")

@@ -42,7 +42,8 @@ void check(cudaError_t error) {
     cudaGetLastError();  // or the next call of somebody else reports it
     const cudaDeviceProp& card = *at::cuda::getCurrentDeviceProperties();
     TORCH_CHECK(false, "rnnkernels: this build has no kernel image for ", card.name, " (", cudaGetErrorString(error),
-                "). Build it again with TORCH_CUDA_ARCH_LIST=\"", card.major, ".", card.minor, "\" in the environment; the kernels need 8.0 or more.");
+                "). Build it again with TORCH_CUDA_ARCH_LIST=\"", card.major, ".", card.minor,
+                "\" in the environment; the kernels need 8.0 or more.");
   }
   C10_CUDA_CHECK(error);
 }
@@ -68,17 +69,23 @@ cuda::Steps steps(const Checked& c, const Tensor& lengths) {
   return result;
 }
 
-template <class Args>
-using Kernel = cudaError_t(const Args&, const cuda::Gemm&, void*, size_t&, cudaStream_t);
+template <class T, class... Rest>
+cudaError_t enqueue(const cuda::ForwardArgs<T>& args, Rest&&... rest) {
+  return cuda::forward(args, rest...);
+}
+template <class T, class... Rest>
+cudaError_t enqueue(const cuda::BackwardArgs<T>& args, Rest&&... rest) {
+  return cuda::backward(args, rest...);
+}
 
 template <class Args>
-void run(Kernel<Args>* kernel, const Args& args, const Tensor& x) {
+void run(const Args& args, const Tensor& x) {
   const cudaStream_t stream = at::cuda::getCurrentCUDAStream();
   CublasProducts products(allows_tf32(args.shape.T));
   size_t bytes = 0;
-  check(kernel(args, products.gemm(), nullptr, bytes, stream));
+  check(enqueue(args, products.gemm(), nullptr, bytes, stream));
   const Tensor workspace = at::empty({std::max(int64_t(bytes), int64_t(1))}, x.options().dtype(at::kByte));  // null would ask for its size again
-  check(kernel(args, products.gemm(), workspace.mutable_data_ptr(), bytes, stream));
+  check(enqueue(args, products.gemm(), workspace.mutable_data_ptr(), bytes, stream));
 }
 
 void check_supported(const Layer& layer) {
@@ -102,7 +109,7 @@ void forward(const ForwardPass& pass) {
     args.steps = steps(c, lengths);
     point(args.x, x);
     point(args.out, pass.to.out);
-    run<decltype(args)>(&cuda::forward, args, x);
+    run(args, x);
   });
 }
 
@@ -125,7 +132,7 @@ void backward(const BackwardPass& pass) {
     point(args.out, pass.out);
     point(args.d_out, pass.d_out);
     point(args.d_x, pass.d[X]);
-    run<decltype(args)>(&cuda::backward, args, x);
+    run(args, x);
   });
 }
 
