@@ -86,6 +86,9 @@ class RNNCell(_FusedCell, torch.nn.RNNCell):
     __module__ = "rnnkernels"
     _n_states = 1
 
+    def _beyond_torch_nn(self):
+        return ["nonlinearity='sigmoid'"] if self.nonlinearity == "sigmoid" else []
+
     def _states(self, x, hx):
         return super()._states(x, hx) if self.nonlinearity in ("tanh", "relu", "sigmoid") else None  # torch.nn refuses at the call
 

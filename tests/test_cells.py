@@ -33,7 +33,7 @@ def run(module, numbers, shape, cell, with_hx, reference_cell=None):
     call = module
     if reference_cell is not None:
         zeros = x.new_zeros(*x.shape[:-1], module.hidden_size)
-        extra = ("relu" in cell,) if "RNN" in cell else ()
+        extra = ("relu" if "relu" in cell else "tanh",) if "RNN" in cell else ()
         weights = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
         default = (zeros, zeros) if "LSTM" in cell else zeros
         call = lambda x, hx: reference_cell(x, default if hx is None else hx, *weights, *extra)

@@ -31,7 +31,7 @@ def test_cells_equal_torch(cell):
         ours, theirs = [reference.gru_cell(x, h, *weights)], [torch.gru_cell(x, h, *weights)]
     else:
         relu = cell == "RNN_RELU"
-        ours = [reference.rnn_cell(x, h, *weights, relu)]
+        ours = [reference.rnn_cell(x, h, *weights, "relu" if relu else "tanh")]
         theirs = [(torch.rnn_relu_cell if relu else torch.rnn_tanh_cell)(x, h, *weights)]
     for a, b in zip(ours, theirs):
         assert_close(a, b)
