@@ -19,9 +19,9 @@ def unfold(t, V):
     return t.unflatten(-2, (t.shape[-2] // V, V))
 
 
-def element(args, dims, v):
-    """The arguments of element v."""
-    return [a if d is None else a.select(d, v) for a, d in zip(args, dims)]
+def elements(args, dims, V):
+    """The arguments of each element, one after the other."""
+    return zip(*([a] * V if d is None else a.unbind(d) for a, d in zip(args, dims)))
 
 
 def refuse_batched_sizes(dim):
