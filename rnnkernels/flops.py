@@ -7,7 +7,7 @@ from math import prod
 
 import torch
 
-from .autograd import DIFFERENTIABLE, RESULTS
+from .derivatives import DIFFERENTIABLE, RESULTS
 from .when_imported import when_imported
 
 

@@ -1,12 +1,12 @@
 """The layer ops under torch.func: Python autograd functions over the raw ops, with rules for vmap.
 
-torch.func cannot enter a C++ autograd function, so these stand in while grad, vjp or vmap is active. Forward-mode derivatives and
-functionalize run the reference.
+torch.func cannot enter a C++ autograd function, so these stand in while grad, vjp or vmap is active. Forward-mode
+derivatives and functionalize run the reference.
 
-    vmap over data      x, states or lengths: folded into the batch, one call
-    vmap over weights   an ensemble: one call for each set
-    vmap over cotangents alone, as in jacrev: one call for each
-    vmap over data, and gradients of weights that all elements share, as in vmap(grad(f)): one call for each
+    vmap over x, states or lengths           folded into the batch: one call
+    vmap over weights, an ensemble           one call for each set
+    vmap over cotangents alone, in jacrev    one call for each
+    vmap(grad(f)) of weights that all share  one forward call, one backward call for each element
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack, maybe_curr
 from torch.autograd import forward_ad
 
 from . import reference
-from .autograd import DIFFERENTIABLE, RESULTS, second_derivative
+from .derivatives import DIFFERENTIABLE, RESULTS, second_derivative
 from .folding import elements, fold, refuse_batched_sizes, unfold
 
 
@@ -36,7 +36,7 @@ def layer(name, *args):
 
 
 class Layer(torch.autograd.Function):
-    """apply(name, save, *arguments of the op): the op's results, then, if `save`, what its *_train op saves for the backward pass."""
+    """apply(name, save, *arguments of the op): the op's results, then, if `save`, what its *_train op keeps for backward."""
 
     @staticmethod
     def forward(name, save, *args):
@@ -69,12 +69,12 @@ class Layer(torch.autograd.Function):
             return _stack([Layer.apply(name, save, *own) for own in elements(args, dims, V)])
         results = Layer.apply(name, save, *_fold(args, dims, V, (*range(n_data), weights_end + 1), weights_end))
         visible = [unfold(r, V) for r in results[: RESULTS[name]]]
-        saved = [r.expand(V, *r.shape) for r in results[RESULTS[name] :]]  # each element's is everybody's: only Backward reads it
+        saved = [r.expand(V, *r.shape) for r in results[RESULTS[name] :]]  # each has everybody's; only Backward reads it
         return (*visible, *saved), (*(r.dim() - 2 for r in visible), *[0] * len(saved))
 
 
 class Backward(torch.autograd.Function):
-    """apply(name, needs, *cotangents, *arguments of the op, out, *saved): the gradients, empty where the bit of `needs` is not set."""
+    """apply(name, needs, *cotangents, *arguments of the op, out, *saved): the gradients, empty without their bit in `needs`."""
 
     @staticmethod
     def forward(name, needs, *args):
