@@ -1,20 +1,12 @@
 """What the C++ ops need from Python: shapes without data (fake kernels), and the derivative of the backward ops.
 
-The first derivative is C++ (csrc/torch). The second recomputes the reference from x, the initial states and the weights,
-never from the saved gates, and differentiates that twice; it is again differentiable, so any order works.
+The first derivative is C++ (csrc/torch), the second `derivatives.second_derivative`.
 """
 
 import torch
 from torch.library import register_autograd, register_fake
 
-from . import reference
-
-# Number of arguments with a gradient (x, states, weights, reset states) that stand first in each op's schema.
-DIFFERENTIABLE = {"lstm": 15, "gru": 11, "gru_reset_before": 11, "rnn": 11}
-# Number of results: out and a final state for each initial one. So x and the states are as many, too.
-RESULTS = {"lstm": 3, "gru": 2, "gru_reset_before": 2, "rnn": 2}
-# Which of the arguments are weights: those of the forward direction, then as many of the reverse one.
-WEIGHTS = {"lstm": slice(3, 13), "gru": slice(2, 10), "gru_reset_before": slice(2, 10), "rnn": slice(2, 10)}
+from .derivatives import DIFFERENTIABLE, RESULTS, second_derivative
 
 
 def _results(x, h0, w_ih_r):
@@ -74,42 +66,6 @@ def _backward_fake(name):
         return tuple(inputs[0].new_empty(i.shape if needs >> k & 1 and i is not None else 0) for k, i in enumerate(inputs))
 
     return fake
-
-
-def second_derivative(name, needs, cotangents, arguments, d_gradients):
-    """The derivative of an op's *_bwd op: from the gradients of its results to those of `cotangents` and of x, states and weights.
-
-    arguments     the layer's, all of them
-    d_gradients   for each of its gradients, or None; of those without their bit in `needs` there is nothing to follow
-    """
-    n, layer = DIFFERENTIABLE[name], getattr(reference, name)
-    inputs, rest = arguments[:n], arguments[n:]
-    wanted = [k for k in range(n) if needs >> k & 1 and inputs[k] is not None and d_gradients[k] is not None]
-    if not wanted or all(c is None for c in cotangents):
-        return [None] * (len(cotangents) + n)
-    present = [t is not None for t in (*cotangents, *inputs)]
-
-    def gradients(*tensors):
-        """Those wanted, as a function of the cotangents and inputs that are not None."""
-        given = iter(tensors)
-        all_tensors = [next(given) if p else None for p in present]
-        cotangents_, inputs_ = all_tensors[: len(cotangents)], all_tensors[len(cotangents) :]
-        used = [k for k, c in enumerate(cotangents_) if c is not None]
-
-        def results(*wanted_inputs):
-            own = list(inputs_)
-            for k, t in zip(wanted, wanted_inputs):
-                own[k] = t
-            every = layer(*own, *rest)
-            return tuple(every[k] for k in used)
-
-        _, pullback = torch.func.vjp(results, *(inputs_[k] for k in wanted))
-        return pullback(tuple(cotangents_[k] for k in used))
-
-    with torch.autocast(inputs[0].device.type, enabled=False):
-        _, pullback = torch.func.vjp(gradients, *(t for t in (*cotangents, *inputs) if t is not None))
-        second = iter(pullback(tuple(d_gradients[k] for k in wanted)))
-    return [next(second) if p else None for p in present]
 
 
 def _register_double_backward(name):

@@ -16,7 +16,7 @@ def convert(module):
 
     The module objects stay what they are and change their class only: parameters, hooks, names, the training flag and
     every reference somebody holds (an optimizer's, another module's) remain valid. A user's own subclass of a torch.nn
-    module may rely on the forward it inherits and is left alone. TorchScript, torch.fx, quantize_dynamic and ONNX export
+    module may rely on the forward it inherits and is left alone. TorchScript, torch.fx and quantize_dynamic
     know torch.nn's modules by their exact type: `revert` before those.
     """
     return _change_classes(module, _OURS)

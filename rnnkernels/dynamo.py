@@ -1,8 +1,8 @@
 """torch.compile: lets Dynamo trace our layers.
 
-Dynamo refuses to trace any instance of torch.nn.LSTM, GRU or RNN, so ours too, unless torch._dynamo.config.allow_rnn is set. With
-that flag set, torch.nn's own layers are unrolled over time, and in torch 2.13 an LSTM then fails in training. So the flag is up
-only while Dynamo looks at a module of ours: everybody else's are treated as before.
+Dynamo refuses to trace any instance of torch.nn.LSTM, GRU or RNN, so ours too, unless torch._dynamo.config.allow_rnn is
+set. With that flag set, torch.nn's own layers are unrolled over time, and in torch 2.13 an LSTM then fails in training. So
+the flag is up only while Dynamo looks at a module of ours: everybody else's are treated as before.
 """
 
 import functools

@@ -7,7 +7,7 @@ from math import prod
 
 import torch
 
-from .autograd import DIFFERENTIABLE, RESULTS, WEIGHTS
+from .derivatives import DIFFERENTIABLE, RESULTS, WEIGHTS
 from .when_imported import when_imported
 
 

@@ -1,7 +1,7 @@
 """A vmap dimension of V elements, folded into the batch B of a layer's tensors and back.
 
-It goes behind B: [T, B, I] becomes [T, B * V, I], packed [N, I] becomes [N * V, I], states [D, B * V, H], lengths [B * V]. So a packed
-sequence stays one, of V times the rows at each step.
+It goes behind B: [T, B, I] becomes [T, B * V, I], packed [N, I] becomes [N * V, I], states [D, B * V, H], lengths [B * V].
+So a packed sequence stays one, of V times the rows at each step.
 """
 
 
@@ -9,9 +9,10 @@ def fold(t, dim, V):
     """t with its vmap dimension `dim` (None: t is the same for all elements) in the batch; None stays None."""
     if t is None:
         return None
+    if dim is None:
+        t, dim = t.expand(V, *t.shape), 0
     behind = -2 if t.is_floating_point() else -1  # lengths are [B], all others end in [B, *] or [N, *]
-    t = t.unsqueeze(behind).expand(*t.shape[: t.dim() + behind + 1], V, *t.shape[t.dim() + behind + 1 :]) if dim is None else t.movedim(dim, behind)
-    return t.flatten(behind - 1, behind)
+    return t.movedim(dim, behind).flatten(behind - 1, behind)
 
 
 def unfold(t, V):
@@ -19,12 +20,12 @@ def unfold(t, V):
     return t.unflatten(-2, (t.shape[-2] // V, V))
 
 
-def element(args, dims, v):
-    """The arguments of element v."""
-    return [a if d is None else a.select(d, v) for a, d in zip(args, dims)]
+def elements(args, dims, V):
+    """The arguments of each element, one after the other."""
+    return zip(*([a] * V if d is None else a.unbind(d) for a, d in zip(args, dims)))
 
 
 def refuse_batched_sizes(dim):
     """The steps of a packed sequence are the loop itself."""
     if dim is not None:
-        raise NotImplementedError("rnnkernels: vmap over packed sequences of different batch_sizes; pad them and pass `lengths` instead")
+        raise NotImplementedError("rnnkernels: no vmap over packed sequences of different batch_sizes; pad them and pass `lengths`")

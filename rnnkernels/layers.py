@@ -77,7 +77,7 @@ class _Fused:
         if batch_sizes is not None:
             if len(shape) != 2 or not len(batch_sizes):
                 return None
-            if is_compiling() and order is not None:  # a number read from batch_sizes is none that Dynamo can compare
+            if is_compiling() and order is not None:  # Dynamo cannot compare a number read from batch_sizes
                 return len(order)
             if is_compiling() and hx is not None:
                 return (hx if isinstance(hx, torch.Tensor) else hx[0]).shape[1]

@@ -1,11 +1,12 @@
 """torch.onnx.export(dynamo=True): a layer becomes one node of ONNX' own LSTM, GRU or RNN.
 
-ONNX stacks gates as LSTM i o f c and GRU z r h, directions in front of them, and b_ih before b_hh. Its output is [T, D, B, H].
+ONNX stacks gates as LSTM i o f c and GRU z r h, directions in front of them, and b_ih before b_hh. Its output is
+[T, D, B, H].
 """
 
 import torch
 
-from .autograd import RESULTS, WEIGHTS
+from .derivatives import RESULTS, WEIGHTS
 
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "gru_reset_before": (1, 0, 2), "rnn": (0,)}
 _OPSET = 14
@@ -34,7 +35,8 @@ def layer(name, *args):
         attributes["linear_before_reset"] = int(name == "gru")
     if name == "rnn":
         attributes["activations"] = [flag.capitalize()] * len(directions)
-    inputs = x, stacked(w[0] for w in directions), stacked(w[1] for w in directions), biases, lengths if lengths is None else lengths.int(), *states
+    w_ih, w_hh = (stacked(w[k] for w in directions) for k in (0, 1))
+    inputs = x, w_ih, w_hh, biases, lengths if lengths is None else lengths.int(), *states
     out, *last = torch.onnx.ops.symbolic_multi_out(
         name.split("_")[0].upper(), inputs, attributes, dtypes=[x.dtype] * (1 + n_states),
         shapes=[[T, len(directions), B, H], *([len(directions), B, H] for _ in states)], version=_OPSET)

@@ -88,3 +88,14 @@ def test_second_derivative_inside_autocast():
             (first,) = torch.autograd.grad(out.pow(2).sum(), x, create_graph=True)
             second.append(torch.autograd.grad(first.pow(2).sum(), x)[0])
     assert_close(second[0], second[1].double(), second[1])
+
+
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_weights_are_cast_once_a_call(cell):
+    """However many steps there are."""
+    module, casts = getattr(rnnkernels, cell)(5, 6), []
+    for T in (2, 40):
+        with torch.profiler.profile() as profile, torch.autocast("cpu", LOW):
+            module(torch.randn(T, 3, 5))
+        casts.append(sum(e.count for e in profile.key_averages() if e.key == "aten::_to_copy"))
+    assert casts[0] == casts[1]

@@ -58,7 +58,8 @@ def call(case):
     if case.layout in ("packed", "unsorted"):
         x = pack_padded_sequence(x, numbers.lengths, case.batch_first, enforce_sorted=case.layout == "packed")
     hx = None if not case.hx else numbers.hx if case.is_lstm else numbers.hx[0]
-    return Model(case.build(rnnkernels), case.D * case.H), (x, hx), {"lengths": numbers.lengths} if case.layout == "lengths" else {}
+    kwargs = {"lengths": numbers.lengths} if case.layout == "lengths" else {}
+    return Model(case.build(rnnkernels), case.D * case.H), (x, hx), kwargs
 
 
 def same(ours, eager):
@@ -182,7 +183,8 @@ def test_export(layout, tmp_path):
             lengths = kwargs.get("lengths")
             if not calls:
                 exported = model
-                program = torch.export.export(model, (x, None, lengths), dynamic_shapes=({0: T, 1: B}, None, {0: B} if kwargs else None))
+                shapes = {0: T, 1: B}, None, {0: B} if kwargs else None
+                program = torch.export.export(model, (x, None, lengths), dynamic_shapes=shapes)
             calls.append((x, lengths, [t.detach() for t in torch.utils._pytree.tree_leaves(exported(x, None, lengths))]))
         ops = [str(node.target) for node in program.graph.nodes if str(node.target).startswith("rnnkernels.")]
         assert ops == [f"rnnkernels.{cell[:4].rstrip('_').lower()}.default"] * 2

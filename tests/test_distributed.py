@@ -17,8 +17,9 @@ class Model(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = torch.nn.ModuleList([rnnkernels.LSTM(I, H, 2, bidirectional=True), rnnkernels.GRU(2 * H, H), rnnkernels.RNN(H, H)])
-        self.cells = torch.nn.ModuleList([rnnkernels.GRUCell(H, H), rnnkernels.RNNCell(H, H), rnnkernels.LSTMCell(H, H)])
+        layers = rnnkernels.LSTM(I, H, 2, bidirectional=True), rnnkernels.GRU(2 * H, H), rnnkernels.RNN(H, H)
+        cells = rnnkernels.GRUCell(H, H), rnnkernels.RNNCell(H, H), rnnkernels.LSTMCell(H, H)
+        self.layers, self.cells = torch.nn.ModuleList(layers), torch.nn.ModuleList(cells)
 
     def forward(self, x):
         for layer in self.layers:

@@ -25,6 +25,7 @@ BAD_INPUT = {
     "int": lambda hx: (x.long(),),
     "sparse": lambda hx: (x.to_sparse(),),
     "meta": lambda hx: (x.to("meta"),),
+    "hx meta": lambda hx: (x, hx(2, 2, 4, device="meta")),
     "None": lambda hx: (None,),
     "list": lambda hx: ([1.0],),
     "hx batch": lambda hx: (x, hx(2, 3, 4)),

@@ -39,7 +39,8 @@ def test_saved_tensors_may_be_moved(cell):
     """Activation offloading: what forward saves comes back as another tensor."""
     ours, theirs, x = pair(cell)
     run(theirs, x).pow(2).sum().backward()
-    for hooks in (torch.autograd.graph.save_on_cpu(), torch.autograd.graph.saved_tensors_hooks(lambda t: t.numpy().copy(), torch.from_numpy)):
+    graph = torch.autograd.graph
+    for hooks in (graph.save_on_cpu(), graph.saved_tensors_hooks(lambda t: t.numpy().copy(), torch.from_numpy)):
         ours.zero_grad()
         with hooks:
             out = run(ours, x)
@@ -52,7 +53,8 @@ def test_saved_tensors_may_be_moved(cell):
 def test_checkpointing(cell, use_reentrant):
     ours, theirs, x = pair(cell)
     gradients = []
-    for call in (lambda x: torch.utils.checkpoint.checkpoint(run, ours, x, use_reentrant=use_reentrant), lambda x: run(theirs, x)):
+    checkpoint = torch.utils.checkpoint.checkpoint
+    for call in (lambda x: checkpoint(run, ours, x, use_reentrant=use_reentrant), lambda x: run(theirs, x)):
         x = x.detach().clone().requires_grad_()
         call(x).pow(2).sum().backward()
         gradients.append(x.grad)

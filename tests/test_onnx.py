@@ -1,4 +1,4 @@
-"""Outside references: ONNX's LSTM, GRU and RNN by its reference evaluator and by onnxruntime, on random weights. And torch.onnx.export.
+"""Outside references: ONNX's LSTM, GRU and RNN by its reference evaluator and by onnxruntime; torch.onnx.export.
 
 ONNX's own node tests use constant weights and cannot see a swapped gate.
 """
@@ -103,7 +103,8 @@ def test_export(cell, options, with_lengths):
     lengths = torch.tensor([2, T, 4]) if with_lengths else None
     shapes = {0: batch, 1: torch.export.Dim("steps")}, {0: batch} if with_lengths else None
     program = torch.onnx.export(ours, (torch.randn(B, T, I), lengths), dynamo=True, dynamic_shapes=shapes, verbose=False)
-    assert [node.op_type for node in program.model.graph].count(cell) == 3 and not any(node.domain for node in program.model.graph)
+    nodes = list(program.model.graph)
+    assert [node.op_type for node in nodes].count(cell) == 3 and not any(node.domain for node in nodes)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for batch, steps in ((B, T), (5, 9)):
         x, lengths = torch.randn(batch, steps, I), torch.randint(1, steps + 1, (batch,)) if with_lengths else None

@@ -86,7 +86,8 @@ def test_flops_are_those_of_the_products(cell, options):
     case = Case(cell, **options)
     numbers, module = Numbers.draw(case), case.build(rnnkernels)
     x = numbers.x.requires_grad_()
-    tokens = numbers.lengths.sum().item() if case.layout == "packed" else case.T * (1 if case.layout == "unbatched" else case.B)
+    rows = 1 if case.layout == "unbatched" else case.B
+    tokens = numbers.lengths.sum().item() if case.layout == "packed" else case.T * rows
     expected = sum(2 * tokens * w.numel() for w in module.parameters() if w.dim() == 2)
     with FlopCounterMode(display=False) as forward:
         outputs = call_module(module, case, x, numbers.hx, numbers.lengths)

@@ -1,0 +1,135 @@
+"""python -m bench.citizen: what PyTorch's tools cost on our modules: torch.compile, ensembles, per-sample gradients, a single call.
+
+Writes bench/out/citizen.json; with --check it exits with 1 if a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import rnnkernels
+import torch
+from opacus import GradSampleModule
+from opacus import layers as opacus_layers
+from rich.console import Console
+from torch.func import functional_call, grad, stack_module_state, vmap
+
+from bench import machine, timing
+from bench.peers import OURS
+from bench.report import duration, judge
+from bench.shapes import CELLS
+
+MODELS = 8
+COMPILATIONS = 3
+
+
+def ensembles(cell: str) -> list[dict]:
+    """Eight models by one vmap over their stacked weights, and one after the other."""
+    found = []
+    for T, B, H, bars in ((1, 1, 64, {"loop": 3.0}), (60, 16, 64, {"torch": 3.0, "loop": 1.0})):
+        ours, theirs = ([getattr(package, cell)(H, H) for _ in range(MODELS)] for package in (rnnkernels, torch.nn))
+        weights, x = stack_module_state(ours)[0], torch.randn(T, B, H)
+        ensemble = vmap(lambda w: functional_call(ours[0], w, (x,)))
+        calls = {OURS: lambda: ensemble(weights), "loop": lambda: [m(x) for m in ours], "torch": lambda: [m(x) for m in theirs]}
+        with torch.inference_mode():
+            found.append(result(f"{cell} ensemble of {MODELS} T{T} B{B} H{H}", timing.interleave(calls), bars))
+    return found
+
+
+def per_sample_gradients(cell: str) -> list[dict]:
+    """vmap(grad(f)) over a batch, and opacus' own layer."""
+    T, B, H = 60, 32, 64
+    ours, theirs = getattr(rnnkernels, cell)(H, H), GradSampleModule(getattr(opacus_layers, "DP" + cell)(H, H), batch_first=False)
+    x, weights = torch.randn(T, B, H), {name: p.detach() for name, p in ours.named_parameters()}
+    loss = lambda w, row: functional_call(ours, w, (row.unsqueeze(1),))[0].pow(2).sum()
+
+    def opacus():
+        for p in theirs.parameters():
+            p.grad_sample = None
+        theirs(x.requires_grad_())[0].pow(2).sum().backward()
+
+    calls = {OURS: lambda: vmap(grad(loss), (None, 1))(weights, x.detach()), "opacus": opacus}
+    return [result(f"{cell} per-sample gradients T{T} B{B} H{H}", timing.interleave(calls), {"opacus": 1.0})]
+
+
+def compilation(cell: str) -> list[dict]:
+    """The time to compile a training step, without what the step itself takes. T = 10 is what T = 1000 is compared with."""
+    rounds = []
+    for T in (10, *(T for _ in range(COMPILATIONS) for T in (10, 1000))):  # the first one warms up
+        torch.compiler.reset()
+        module, x = getattr(rnnkernels, cell)(32, 32), torch.randn(T, 4, 32)
+        compiled = torch.compile(module, fullgraph=True)
+        first, again = (seconds(lambda: compiled(x)[0].sum().backward()) for _ in range(2))
+        if T == 10:
+            rounds.append({"T=10": first - again})
+        else:
+            rounds[-1][OURS] = first - again
+    return [result(f"{cell} torch.compile T1000", rounds[1:], {"T=10": 1 / 1.2})]
+
+
+def single_calls(cell: str) -> list[dict]:
+    """A module's call over the kernel, which a Stepper runs alone. No bar as a ratio: 8 us, and 5 under inference_mode."""
+    module, x = getattr(rnnkernels, cell)(16, 16), torch.randn(1, 1, 16)
+    stepper = rnnkernels.Stepper(module)
+
+    def inference():
+        with torch.inference_mode():
+            module(x)
+
+    def guard():
+        with torch.inference_mode():
+            pass
+
+    rounds = timing.interleave({OURS: lambda: module(x), "inference": inference, "guard": guard, "kernel": lambda: stepper.step(x[0])})
+    return [result(f"{cell} call T1 B1 H16", rounds, {})]
+
+
+def result(what: str, rounds: list[dict[str, float]], bars: dict[str, float]) -> dict:
+    return {"what": what, **timing.summary(rounds), "bars": bars}
+
+
+def seconds(run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def line(found: dict) -> str:
+    times = "  ".join(f"{name} {duration(spread['median'])}" for name, spread in found["seconds"].items())
+    bars = "  ".join(f"{ratio:.2f}x {name}, bar {least:.2f}: {judge(ratio, least)}" for name, least, ratio in verdicts(found))
+    return f"{found['what']:36} {times}   {bars}"
+
+
+def verdicts(found: dict) -> list[tuple[str, float, float]]:
+    return [(name, least, found["ratios"][name]["median"]) for name, least in found["bars"].items()]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.citizen", description=__doc__.splitlines()[0].split(": ", 1)[1])
+    parser.add_argument("--cell", nargs="+", type=str.upper, choices=CELLS, default=CELLS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("bench/out/citizen.json"))
+    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    torch._inductor.config.force_disable_caches = True
+    console = Console(width=200, highlight=False)
+    run = {"suite": "citizen", "machine": machine.describe(args.threads, ("torch", "opacus")), "results": []}
+    console.print(machine.line(run["machine"]), machine.warning(run["machine"]), sep="\n")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for measure in (ensembles, per_sample_gradients, single_calls, compilation):
+        for cell in args.cell:
+            run["results"] += (found := measure(cell))
+            console.print(*map(line, found), sep="\n")
+            args.out.write_text(json.dumps(run, indent=1) + "\n")
+    console.print("wrote", args.out)
+    missed = any(judge(ratio, least) == "FAIL" for found in run["results"] for _, least, ratio in verdicts(found))
+    return int(args.check and missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
