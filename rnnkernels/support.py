@@ -34,8 +34,8 @@ def decline(forward, x, beyond):
 
     beyond  names of what the call asks for that torch.nn does not have: ValueError where it would run without them
     """
+    note_unsupported(x)
     if not beyond:
-        note_unsupported(x)
         return forward()
     try:
         forward()

@@ -112,7 +112,7 @@ def test_unsupported_dtype_runs_in_torch_with_one_warning():
 
 
 def test_functional_refuses_an_unknown_nonlinearity():
-    with pytest.raises(ValueError, match="'tanh' or 'relu'"):
+    with pytest.raises(ValueError, match="'tanh', 'relu' or 'sigmoid'"):
         rnnkernels.functional.rnn(x, torch.zeros(1, 2, 4), [], nonlinearity="sin")
 
 

@@ -186,14 +186,16 @@ def test_torch_func(cell):
 
 @needs_extension
 @pytest.mark.parametrize("cell", CELLS[:3])
-@pytest.mark.parametrize("layout", ("padded", "packed", "lengths"))
+@pytest.mark.parametrize("layout", ("padded", "packed", "lengths", "reset", "reset_before"))
 @pytest.mark.parametrize("flag", (False, True))
 def test_opcheck(cell, layout, flag):
-    """Every op. `flag` is its last argument: relu of an RNN, recompute of the others.
+    """Every op. `flag` is its last argument: whether the nonlinearity of an RNN is not tanh, recompute of the others.
 
     H = 16 and full lengths where saved tensors are compared: their padding is left as it was in memory.
     """
-    case = Case(cell, T=3, B=2, H=16, D=2, layout=layout)
+    if layout == "reset_before" and cell != "GRU":
+        pytest.skip("a form of the GRU")
+    case = Case(cell, T=3, B=2, H=16, D=2, layout="padded" if layout.startswith("reset") else layout)
     numbers = Numbers.draw(case)
     weights = list(numbers.weights.values())
     per = len(weights) // 2
@@ -202,9 +204,11 @@ def test_opcheck(cell, layout, flag):
     if layout == "packed":
         packed = torch.nn.utils.rnn.pack_padded_sequence(x, numbers.lengths)
         x, batch_sizes = packed.data, packed.batch_sizes
-    args = [x, *numbers.hx, *w]
-    rest = [batch_sizes, numbers.lengths if layout == "lengths" else None, None, flag]
-    name = cell[:4].rstrip("_").lower()
+    resets = layout == "reset"
+    args = [x, *numbers.hx, *w, *(torch.randn_like(s) if resets else None for s in numbers.hx)]
+    name = "gru_reset_before" if layout == "reset_before" else cell[:4].rstrip("_").lower()
+    last = ("relu" if flag else "tanh") if name == "rnn" else flag
+    rest = [batch_sizes, numbers.lengths if layout == "lengths" else None, torch.rand(3, 2) < 0.4 if resets else None, last]
     op = lambda suffix: getattr(torch.ops.rnnkernels, name + suffix).default
     for needs_grad in (False, True):
         leaves = [None if a is None else a.detach().requires_grad_(needs_grad) for a in args]
@@ -226,8 +230,8 @@ def test_opcheck_of_second_derivatives(cell):
     case = Case(cell, T=2, B=2, I=2, H=3)
     numbers = Numbers.draw(case)
     name, n = cell[:4].rstrip("_").lower(), len(numbers.hx) + 1
-    args = [numbers.x, *numbers.hx, *numbers.weights.values(), *[None] * (6 if case.is_lstm else 4)]
-    rest = [None, None, None, False]
+    args = [numbers.x, *numbers.hx, *numbers.weights.values(), *[None] * (8 if case.is_lstm else 5)]
+    rest = [None, None, None, "tanh" if name == "rnn" else False]
     out, *more = getattr(torch.ops.rnnkernels, name if name == "rnn" else f"{name}_train")(*args, *rest)
     leaves = [None if t is None else t.detach().requires_grad_() for t in (None, *numbers.cotangents[1:], *args)]
     needs = sum(1 << k for k, a in enumerate(args) if k != 1 and a is not None)
