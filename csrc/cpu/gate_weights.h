@@ -72,27 +72,29 @@ class GateWeights {
   // The cell's equations for units u .. u + lanes of a row and `count` - 1 beside them, from the products of u's panel.
   template <int count>
   RNNK_FN auto run_cell(const T* x_product, const T* h_product, const Beside& next, int64_t u, const Several<V, count>& carry) const {
-    return on_products<count>(x_product, h_product, next, u, [&](const auto&... x_h_b) { return CellOf<Several<V, count>>::forward(x_h_b..., carry); });
+    Several<V, count> x[C::gates], h[C::gates], b[C::biases];
+    load_products(x_product, h_product, next, u, x, h, b);
+    return CellOf<Several<V, count>>::forward(x, h, b, carry);
   }
 
   // The gated state likewise, before the gated products are there.
   template <int count>
   RNNK_FN auto gated_state(const T* x_product, const T* h_product, const Beside& next, int64_t u, const Several<V, count>& carry) const {
-    return on_products<count>(x_product, h_product, next, u, [&](const auto&... x_h_b) { return CellOf<Several<V, count>>::gated_state(x_h_b..., carry); });
+    Several<V, count> x[C::gates], h[C::gates], b[C::biases];
+    load_products(x_product, h_product, next, u, x, h, b);
+    return CellOf<Several<V, count>>::gated_state(x, h, b, carry);
   }
 
  private:
-  template <int count, class F>
-  RNNK_FN auto on_products(const T* x_product, const T* h_product, const Beside& next, int64_t u, const F& f) const {
-    using W = Several<V, count>;
-    W x[C::gates], h[C::gates], b[C::biases];
+  template <class W>
+  RNNK_FN void load_products(const T* x_product, const T* h_product, const Beside& next, int64_t u, W (&x)[C::gates], W (&h)[C::gates],
+                             W (&b)[C::biases]) const {
     for (int g = 0; g < C::gates; ++g) {
       const int64_t column = g * units + u % units;
       x[g] = W::of([&](int j) { return V::load(x_product + j * next.x_product + column); });
       h[g] = W::of([&](int j) { return V::load(h_product + j * next.h_product + column); });
     }
     for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int j) { return V::load(bias_ + k * padded_units() + u + j * next.unit); });
-    return f(x, h, b);
   }
 
   void pack(int64_t p) const {

@@ -16,11 +16,13 @@ py::object find(py::handle dict, py::handle name, py::handle otherwise) {
   return value ? py::reinterpret_borrow<py::object>(value) : py::getattr(otherwise, name);
 }
 
-Cell cell_of(const py::object& mode, bool reset_after) {
+Cell cell_of(py::handle module, const py::object& mode) {
+  static const py::handle reset_after = interned("reset_after");  // which torch.nn's own do not have
+
   TORCH_CHECK(PyUnicode_Check(mode.ptr()), "rnnkernels: expected mode to be a string");
   const auto is = [&](const char* name) { return PyUnicode_CompareWithASCIIString(mode.ptr(), name) == 0; };
   if (is("LSTM")) return Cell::lstm;
-  if (is("GRU")) return reset_after ? Cell::gru : Cell::gru_reset_before;
+  if (is("GRU")) return py::bool_(py::getattr(module, reset_after, py::bool_(true))) ? Cell::gru : Cell::gru_reset_before;
   if (is("RNN_TANH")) return Cell::rnn_tanh;
   if (is("RNN_SIGMOID")) return Cell::rnn_sigmoid;
   TORCH_CHECK(is("RNN_RELU"), "rnnkernels: unknown mode ", py::cast<std::string>(py::repr(mode)));
@@ -40,10 +42,10 @@ ModuleOptions ModuleReader::options() const {
   static const py::handle mode = interned("mode"), input_size = interned("input_size"), hidden_size = interned("hidden_size"),
                           proj_size = interned("proj_size"), num_layers = interned("num_layers"), bias = interned("bias"),
                           batch_first = interned("batch_first"), bidirectional = interned("bidirectional"), dropout = interned("dropout"),
-                          training = interned("training"), recompute = interned("recompute"), reset_after = interned("reset_after");
+                          training = interned("training"), recompute = interned("recompute");
   const auto integer = [this](py::handle name) { return py::cast<int64_t>(attribute(name)); };
   const auto flag = [this](py::handle name) { return py::cast<bool>(attribute(name)); };
-  return {cell_of(attribute(mode), bool(py::bool_(py::getattr(module_, reset_after, py::bool_(true))))),
+  return {cell_of(module_, attribute(mode)),
           integer(input_size),
           integer(hidden_size),
           integer(proj_size),
