@@ -27,7 +27,7 @@ $(VENV)/requires-%: requirements/%.txt $(VENV)/torch
 test: $(VENV)/built $(VENV)/requires-test $(VENV)/requires-examples
 	$(RUN) -m pytest
 
-demo: $(VENV)/built $(VENV)/requires-examples
+demo: $(VENV)/built $(VENV)/requires-demo
 	$(RUN) -m examples.char_lm
 
 # Every program of examples/README.md: about ten minutes on two cores. FULL=--full: three seeds, longer, hours.
