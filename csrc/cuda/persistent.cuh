@@ -49,21 +49,22 @@ __device__ void store_units(V* to, const Units<V, n>& from, int64_t left, bool w
 template <int n, class V>
 __device__ bool aligned(const V* p) { return reinterpret_cast<uintptr_t>(p) % (sizeof(V) * n) == 0; }
 
-// When the rows of a direction run.
+// When the rows of a direction run. Times are int here: registers are what R1 has least of.
 struct Calendar {
   const int64_t *first, *lengths;
-  int64_t T, B;
-  int d;
+  int64_t B;
+  int T, d;
 
-  __device__ int64_t time(int64_t step) const { return d ? T - 1 - step : step; }
-  __device__ int64_t token(int64_t time) const { return first ? first[time] : time * B; }
+  __device__ int time(int step) const { return d ? T - 1 - step : step; }
+  // Of row 0.
+  __device__ int64_t token(int step) const { return first ? first[time(step)] : time(step) * B; }
   // A row runs at times before this. Packed: the number of times with more tokens than `row`.
-  __device__ int64_t end(int64_t row) const {
+  __device__ int end(int64_t row) const {
     if (row >= B) return 0;
-    if (!first) return lengths ? lengths[row] : T;
-    int64_t low = 0, high = T;
+    if (!first) return lengths && lengths[row] < T ? int(lengths[row] < 0 ? 0 : lengths[row]) : T;
+    int low = 0, high = T;
     while (low < high) {
-      const int64_t middle = (low + high) / 2;
+      const int middle = (low + high) / 2;
       if (first[middle + 1] - first[middle] > row) low = middle + 1;
       else high = middle;
     }
@@ -91,7 +92,7 @@ class Fragments {
   // Of a row in shared memory, in values: an odd number of 16 bytes, so that 8 rows lie in different banks.
   static constexpr int stride = k_tiles * tile_values + 16 / int(sizeof(T));
 
-  // word(octet, k): the values from k on of this lane's row, lane / 4, of the octet of rows.
+  // word(octet, k, i): the values from i on of tile k of this lane's row, lane / 4, of the octet of rows.
   template <class F>
   __device__ void load(const F& word) {
     const int i = threadIdx.x % 4;
@@ -101,7 +102,7 @@ class Fragments {
       for (int k = 0; k < k_tiles; ++k)
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-          Units<T, values> w = word(2 * t + r % 2, k * tile_values + r / 2 * tile_values / 2 + i * values);
+          Units<T, values> w = word(2 * t + r % 2, k, r / 2 * tile_values / 2 + i * values);
           for (T& x : w.at) x = operand(x);
           std::memcpy(&a_[t][k][r], &w, 4);
         }

@@ -34,4 +34,18 @@ struct ForwardLoop {
 template <class T>
 void run_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop);
 
+// A chunk of the backward pass: d_h and d_carry go from those of the chunk after to those of the chunk before; the slots to `tokens`.
+// d_h0 is written after the first chunk, of rows that ran.
+template <class T>
+struct BackwardLoop {
+  Chunk steps;
+  const int64_t* first;  // FirstTokens
+  TokenBuffers<T> tokens;
+  const T* gates;                    // [rows, S, Hp]
+  int64_t slot_row[2], gate_row[2];  // of a direction's token 0 in `tokens` and in `gates`
+  Wide<T>*d_h, *d_carry;             // [D, B, H]
+};
+template <class T>
+void run_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop);
+
 }  // namespace rnnk::cuda

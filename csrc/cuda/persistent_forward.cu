@@ -28,11 +28,13 @@ class ForwardTile {
   const ForwardLoop<T>& k_;
   const Owner<octets> own_;
   const Calendar calendar_;
+  const int begin_, stop_;  // the chunk
   const Weights<T> w_;
   const int64_t H_, left_;  // units from its first one on
   const int64_t x_row_;
   const bool whole_;
-  int64_t end_[2], coming_;  // of its rows; the token of the step to be fetched next
+  int end_[2];      // of its rows
+  int64_t coming_;  // token of the step to be fetched next
   Weights_ weights_;
   V biases_[octets][C::biases], carry_[2][octets];
   Units<T, octets> state_[2];
@@ -41,7 +43,8 @@ class ForwardTile {
   static constexpr int copy_size = tile_rows * Weights_::stride;
 
   __device__ ForwardTile(const ForwardArgs<T>& a, const ForwardLoop<T>& k)
-      : a_(a), k_(k), calendar_{k.first, a.steps.lengths, a.shape.T, a.shape.B, int(blockIdx.y)},
+      : a_(a), k_(k), calendar_{k.first, a.steps.lengths, a.shape.B, int(a.shape.T), int(blockIdx.y)},
+        begin_(int(k.steps.begin)), stop_(int(k.steps.end)),
         w_(calendar_.d ? a.weights[1] : a.weights[0]), H_(a.shape.H), left_(H_ - own_.unit), x_row_(calendar_.d ? k.x_row[1] : k.x_row[0]),
         whole_(H_ % octets == 0 && aligned<octets>(a.out) && aligned<octets>(a.gates) && aligned<octets>(a.cells)) {}
 
@@ -52,14 +55,14 @@ class ForwardTile {
     __syncthreads();
     for (int c = 0; c < 2; ++c) write_operand(h[0], c);
     Inputs inputs[2] = {};
-    coming_ = calendar_.token(calendar_.time(k_.steps.begin));
-    fetch(k_.steps.begin, inputs[0]);
-    fetch(k_.steps.begin + 1, inputs[1]);
+    coming_ = calendar_.token(begin_);
+    fetch(begin_, inputs[0]);
+    fetch(begin_ + 1, inputs[1]);
     __syncthreads();
     // Two steps a turn: buffers by constant indices stay in registers.
-    for (int64_t step = k_.steps.begin; step < k_.steps.end; step += 2) {
+    for (int step = begin_; step < stop_; step += 2) {
       advance(step, inputs[0], h[0], h[1]);
-      if (step + 1 < k_.steps.end) advance(step + 1, inputs[1], h[1], h[0]);
+      if (step + 1 < stop_) advance(step + 1, inputs[1], h[1], h[0]);
     }
     store();
   }
@@ -69,8 +72,8 @@ class ForwardTile {
 
   __device__ void load() {
     const bool whole_words = H_ % Weights_::values == 0 && aligned<Weights_::values>(w_.w_hh);
-    weights_.load([&](int octet, int k) {
-      const int64_t unit = own_.unit + octet % octets;
+    weights_.load([&](int octet, int tile, int i) {
+      const int64_t unit = own_.unit + octet % octets, k = tile * Weights_::tile_values + i;
       return load_units<Weights_::values>(w_.w_hh + (octet / octets * H_ + unit) * H_ + k, unit < H_ ? H_ - k : 0, whole_words);
     });
     for (int o = 0; o < octets; ++o) {
@@ -104,11 +107,11 @@ class ForwardTile {
   }
 
   // A row that does not run is not read: padding may be NaN, and there may be no such row.
-  __device__ void fetch(int64_t step, Inputs& to) {
-    if (step >= k_.steps.end) return;
-    const int64_t time = calendar_.time(step);
+  __device__ void fetch(int step, Inputs& to) {
+    if (step >= stop_) return;
+    const int time = calendar_.time(step);
     to.token = coming_;
-    if (step + 1 < k_.steps.end) coming_ = calendar_.token(calendar_.time(step + 1));
+    if (step + 1 < stop_) coming_ = calendar_.token(step + 1);
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       if (time >= end_[c]) continue;
@@ -118,10 +121,10 @@ class ForwardTile {
     }
   }
 
-  __device__ void advance(int64_t step, Inputs& in, const T* from, T* to) {
+  __device__ void advance(int step, Inputs& in, const T* from, T* to) {
     float products[tiles][4];
     weights_.multiply(from, products);
-    const int64_t time = calendar_.time(step);
+    const int time = calendar_.time(step);
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const bool runs = time < end_[c];
