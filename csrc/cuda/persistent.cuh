@@ -14,12 +14,14 @@ constexpr int tile_rows = 8;
 
 template <int octets>
 struct Owner {
-  int column;         // of its first row, in the tile
-  int64_t row, unit;  // its first ones
+  int column;     // of its first row, in the tile
+  int row, unit;  // its first ones
 
-  __device__ Owner()
-      : column(int(threadIdx.x) % 4 * 2), row(int64_t(blockIdx.x) * tile_rows + column), unit(int(threadIdx.x) / 4 * octets) {}
+  __device__ Owner() : column(int(threadIdx.x) % 4 * 2), row(int(blockIdx.x) * tile_rows + column), unit(int(threadIdx.x) / 4 * octets) {}
 };
+
+// padded_units() on the device.
+__device__ inline int padded(int H) { return (H + int(unit_padding) - 1) / int(unit_padding) * int(unit_padding); }
 
 // n neighbouring values, read and written as one where `whole` says that neither the end of a row nor alignment forbids it.
 template <class V, int n>
@@ -27,7 +29,7 @@ struct alignas(sizeof(V) * n) Units {
   V at[n];
 };
 template <int n, class V>
-__device__ Units<V, n> load_units(const V* from, int64_t left, bool whole) {
+__device__ Units<V, n> load_units(const V* from, int left, bool whole) {
   Units<V, n> to{};
   if (whole) {
     if (left > 0) to = *reinterpret_cast<const Units<V, n>*>(from);
@@ -38,7 +40,7 @@ __device__ Units<V, n> load_units(const V* from, int64_t left, bool whole) {
   return to;
 }
 template <int n, class V>
-__device__ void store_units(V* to, const Units<V, n>& from, int64_t left, bool whole) {
+__device__ void store_units(V* to, const Units<V, n>& from, int left, bool whole) {
   if (whole) {
     if (left > 0) *reinterpret_cast<Units<V, n>*>(to) = from;
   } else {
@@ -49,17 +51,16 @@ __device__ void store_units(V* to, const Units<V, n>& from, int64_t left, bool w
 template <int n, class V>
 __device__ bool aligned(const V* p) { return reinterpret_cast<uintptr_t>(p) % (sizeof(V) * n) == 0; }
 
-// When the rows of a direction run. Times are int here: registers are what R1 has least of.
+// When the rows of a direction run. Times, rows, units and tokens are int in these kernels: registers are what they have least of.
 struct Calendar {
   const int64_t *first, *lengths;
-  int64_t B;
-  int T, d;
+  int B, T, d;
 
   __device__ int time(int step) const { return d ? T - 1 - step : step; }
   // Of row 0.
-  __device__ int64_t token(int step) const { return first ? first[time(step)] : time(step) * B; }
+  __device__ int token(int step) const { return first ? int(first[time(step)]) : time(step) * B; }
   // A row runs at times before this. Packed: the number of times with more tokens than `row`.
-  __device__ int end(int64_t row) const {
+  __device__ int end(int row) const {
     if (row >= B) return 0;
     if (!first) return lengths && lengths[row] < T ? int(lengths[row] < 0 ? 0 : lengths[row]) : T;
     int low = 0, high = T;
@@ -93,19 +94,22 @@ class Fragments {
   static constexpr int stride = k_tiles * tile_values + 16 / int(sizeof(T));
 
   // word(octet, k, i): the values from i on of tile k of this lane's row, lane / 4, of the octet of rows.
+  // The barriers, for all threads of the block, bound how many loads are on their way: the compiler would spill to have more.
   template <class F>
   __device__ void load(const F& word) {
     const int i = threadIdx.x % 4;
 #pragma unroll
-    for (int t = 0; t < tiles; ++t)
+    for (int k = 0; k < k_tiles; ++k) {
 #pragma unroll
-      for (int k = 0; k < k_tiles; ++k)
+      for (int t = 0; t < tiles; ++t)
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           Units<T, values> w = word(2 * t + r % 2, k, r / 2 * tile_values / 2 + i * values);
           for (T& x : w.at) x = operand(x);
           std::memcpy(&a_[t][k][r], &w, 4);
         }
+      if (k % 4 == 3) __syncthreads();
+    }
   }
 
   // An mma waits for the one before it on the same sums: a warp with few tiles takes turns between several.

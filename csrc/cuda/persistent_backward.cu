@@ -22,7 +22,7 @@ class BackwardTile {
 
   // What a step needs that is known before it.
   struct Inputs {
-    int64_t token;  // of the step's row 0
+    int token;  // of the step's row 0
     Units<T, octets> saved[2][S ? S : 1], d_out[2];
     Units<State, octets> states[2];  // LSTM: c; GRU: h; RNN: h'
   };
@@ -33,11 +33,11 @@ class BackwardTile {
   const Calendar calendar_;
   const int begin_, stop_;  // the chunk
   const T* const w_hh_;
-  const int64_t H_, Hp_, left_;  // left: units from its first one on
-  const int64_t slot_row_, gate_row_;
+  const int H_, Hp_, left_;  // left: units from its first one on
+  const int slot_row_, gate_row_;
   const bool whole_;
-  int end_[2];              // of its rows
-  int64_t token_, before_;  // of the step to be fetched next, and of the step before that
+  int end_[2];          // of its rows
+  int token_, before_;  // of the step to be fetched next, and of the step before that
   Weights_ weights_;
   V d_h_[2][octets], d_carry_[2][octets], c_[2][octets];  // c: c', LSTM only
 
@@ -45,10 +45,11 @@ class BackwardTile {
   static constexpr int copy_size = tile_rows * Weights_::stride;
 
   __device__ BackwardTile(const BackwardArgs<T>& a, const BackwardLoop<T>& k)
-      : a_(a), k_(k), calendar_{k.first, a.steps.lengths, a.shape.B, int(a.shape.T), int(blockIdx.y)},
+      : a_(a), k_(k), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), int(blockIdx.y)},
         begin_(int(k.steps.begin)), stop_(int(k.steps.end)),
-        w_hh_(calendar_.d ? a.weights[1].w_hh : a.weights[0].w_hh), H_(a.shape.H), Hp_((H_ + unit_padding - 1) / unit_padding * unit_padding),
-        left_(H_ - own_.unit), slot_row_(calendar_.d ? k.slot_row[1] : k.slot_row[0]), gate_row_(calendar_.d ? k.gate_row[1] : k.gate_row[0]),
+        w_hh_(calendar_.d ? a.weights[1].w_hh : a.weights[0].w_hh), H_(int(a.shape.H)), Hp_(padded(H_)),
+        left_(H_ - own_.unit), slot_row_(int(calendar_.d ? k.slot_row[1] : k.slot_row[0])),
+        gate_row_(int(calendar_.d ? k.gate_row[1] : k.gate_row[0])),
         whole_(H_ % octets == 0 && aligned<octets>(a.out) && aligned<octets>(a.d_out) && aligned<octets>(k.gates) && aligned<octets>(a.cells) &&
                aligned<octets>(a.h0) && aligned<octets>(a.c0)) {}
 
@@ -74,12 +75,12 @@ class BackwardTile {
 
  private:
   __device__ int64_t state_at(int c) const { return (calendar_.d * a_.shape.B + own_.row + c) * H_ + own_.unit; }
-  __device__ int64_t left_of(int c) const { return own_.row + c < a_.shape.B ? left_ : 0; }
+  __device__ int left_of(int c) const { return own_.row + c < calendar_.B ? left_ : 0; }
   __device__ bool runs(int step, int c) const { return step >= 0 && calendar_.time(step) < end_[c]; }
 
   __device__ void load() {
     weights_.load([&](int octet, int tile, int i) {
-      const int64_t unit = own_.unit + octet, from = tile % Tiles::k_tiles * Weights_::tile_values + i;
+      const int unit = own_.unit + octet, from = tile % Tiles::k_tiles * Weights_::tile_values + i;
       Units<T, Weights_::values> word{};
       for (int v = 0; v < Weights_::values; ++v)
         if (unit < H_ && from + v < H_) word.at[v] = w_hh_[(tile / Tiles::k_tiles * H_ + from + v) * H_ + unit];
@@ -124,13 +125,13 @@ class BackwardTile {
         for (int o = 0; o < octets; ++o) c_[c][o] = cells.at[o];
       }
   }
-  __device__ const V* cells_of(int64_t token, int c) const { return a_.cells + (calendar_.d * a_.shape.N + token + own_.row + c) * Hp_ + own_.unit; }
-  __device__ int64_t out_at(int64_t token, int c) const { return ((token + own_.row + c) * a_.shape.D + calendar_.d) * H_ + own_.unit; }
+  __device__ const V* cells_of(int token, int c) const { return a_.cells + (calendar_.d * a_.shape.N + token + own_.row + c) * Hp_ + own_.unit; }
+  __device__ int64_t out_at(int token, int c) const { return (int64_t(token + own_.row + c) * a_.shape.D + calendar_.d) * H_ + own_.unit; }
 
   // Rows that do not run are not read. A row's c' is read one step after its last one, too.
   __device__ void fetch(int step, Inputs& to) {
     if (step < begin_) return;
-    const int64_t before = before_;
+    const int before = before_;
     to.token = token_;
     token_ = before_;
     if (step > 1) before_ = calendar_.token(step - 2);
@@ -151,7 +152,7 @@ class BackwardTile {
           for (int o = 0; o < octets; ++o) to.states[c].at[o] = widen(c0.at[o]);
         }
       if (a_.d_out) to.d_out[c] = load_units<octets>(a_.d_out + out_at(to.token, c), left_, whole_);
-      const int64_t gates_row = (gate_row_ + to.token + own_.row + c) * S;
+      const int64_t gates_row = int64_t(gate_row_ + to.token + own_.row + c) * S;
 #pragma unroll
       for (int g = 0; g < S; ++g) to.saved[c][g] = load_units<octets>(k_.gates + (gates_row + g) * Hp_ + own_.unit, left_, whole_);
     }
@@ -188,10 +189,10 @@ class BackwardTile {
   }
 
   // To shared memory and, where there is such a token, to memory; zero for padding.
-  __device__ void write_slots(const Units<V, octets> (&slots)[C::slots], int64_t token, int c, bool runs_now, T* shared) const {
-    constexpr int padded = units_of<T, Tiles>;
-    const bool pads = a_.steps.lengths && own_.row + c < a_.shape.B;
-    const int64_t at = (slot_row_ + token) * G * H_ + own_.unit;
+  __device__ void write_slots(const Units<V, octets> (&slots)[C::slots], int token, int c, bool runs_now, T* shared) const {
+    constexpr int units = units_of<T, Tiles>;
+    const bool pads = a_.steps.lengths && own_.row + c < calendar_.B;
+    const int64_t at = int64_t(slot_row_ + token) * (G * H_) + own_.unit;
     T* row = shared + (own_.column + c) * Weights_::stride + own_.unit;
     for_gates<C>([&](auto gate, auto meets_x, auto meets_h) {
       Units<T, octets> x, h, operands;
@@ -200,7 +201,7 @@ class BackwardTile {
         h.at[o] = narrow<T>(slots[meets_h.value].at[o]);
         operands.at[o] = operand(h.at[o]);
       }
-      store_units(row + gate.value * padded, operands, octets, true);
+      store_units(row + gate.value * units, operands, octets, true);
       if (!runs_now && !pads) return;
       store_units(k_.tokens.slots + at + gate.value * H_, x, left_, whole_);
       if constexpr (splits_slots<C>) store_units(k_.tokens.hidden_slots + at + gate.value * H_, h, left_, whole_);
@@ -209,7 +210,7 @@ class BackwardTile {
 };
 
 template <class T, class C, class Tiles>
-__global__ void __launch_bounds__(most_threads<T, Tiles>) backward_loop_kernel(const BackwardArgs<T> a, const BackwardLoop<T> k) {
+__global__ void __launch_bounds__(most_threads<T, Tiles>, 1) backward_loop_kernel(const BackwardArgs<T> a, const BackwardLoop<T> k) {
   BackwardTile<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
 }
 

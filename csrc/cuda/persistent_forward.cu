@@ -20,7 +20,7 @@ class ForwardTile {
 
   // What a step needs that is known before it.
   struct Inputs {
-    int64_t token;  // of the step's row 0
+    int token;  // of the step's row 0
     Units<V, octets> x[2][G];
   };
 
@@ -30,11 +30,11 @@ class ForwardTile {
   const Calendar calendar_;
   const int begin_, stop_;  // the chunk
   const Weights<T> w_;
-  const int64_t H_, left_;  // units from its first one on
-  const int64_t x_row_;
+  const int H_, left_;  // units from its first one on
+  const int x_row_;
   const bool whole_;
-  int end_[2];      // of its rows
-  int64_t coming_;  // token of the step to be fetched next
+  int end_[2];  // of its rows
+  int coming_;  // token of the step to be fetched next
   Weights_ weights_;
   V biases_[octets][C::biases], carry_[2][octets];
   Units<T, octets> state_[2];
@@ -43,9 +43,9 @@ class ForwardTile {
   static constexpr int copy_size = tile_rows * Weights_::stride;
 
   __device__ ForwardTile(const ForwardArgs<T>& a, const ForwardLoop<T>& k)
-      : a_(a), k_(k), calendar_{k.first, a.steps.lengths, a.shape.B, int(a.shape.T), int(blockIdx.y)},
+      : a_(a), k_(k), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), int(blockIdx.y)},
         begin_(int(k.steps.begin)), stop_(int(k.steps.end)),
-        w_(calendar_.d ? a.weights[1] : a.weights[0]), H_(a.shape.H), left_(H_ - own_.unit), x_row_(calendar_.d ? k.x_row[1] : k.x_row[0]),
+        w_(calendar_.d ? a.weights[1] : a.weights[0]), H_(int(a.shape.H)), left_(H_ - own_.unit), x_row_(int(calendar_.d ? k.x_row[1] : k.x_row[0])),
         whole_(H_ % octets == 0 && aligned<octets>(a.out) && aligned<octets>(a.gates) && aligned<octets>(a.cells)) {}
 
   __device__ void run(T* shared) {
@@ -73,7 +73,7 @@ class ForwardTile {
   __device__ void load() {
     const bool whole_words = H_ % Weights_::values == 0 && aligned<Weights_::values>(w_.w_hh);
     weights_.load([&](int octet, int tile, int i) {
-      const int64_t unit = own_.unit + octet % octets, k = tile * Weights_::tile_values + i;
+      const int unit = own_.unit + octet % octets, k = tile * Weights_::tile_values + i;
       return load_units<Weights_::values>(w_.w_hh + (octet / octets * H_ + unit) * H_ + k, unit < H_ ? H_ - k : 0, whole_words);
     });
     for (int o = 0; o < octets; ++o) {
@@ -82,7 +82,7 @@ class ForwardTile {
     }
     for (int c = 0; c < 2; ++c) {
       end_[c] = calendar_.end(own_.row + c);
-      const int64_t left = own_.row + c < a_.shape.B ? left_ : 0;
+      const int left = own_.row + c < calendar_.B ? left_ : 0;
       state_[c] = load_units<octets>(a_.h_n + state_at(c), left, false);
       for (int o = 0; o < octets; ++o) carry_[c][o] = C::has_cell_state && o < left ? k_.c[state_at(c) + o] : V(0);
     }
@@ -90,7 +90,7 @@ class ForwardTile {
 
   __device__ void store() const {
     for (int c = 0; c < 2; ++c) {
-      const int64_t left = own_.row + c < a_.shape.B ? left_ : 0;
+      const int left = own_.row + c < calendar_.B ? left_ : 0;
       store_units(a_.h_n + state_at(c), state_[c], left, false);
       for (int o = 0; C::has_cell_state && o < octets; ++o) {
         if (o >= left) continue;
@@ -115,7 +115,7 @@ class ForwardTile {
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       if (time >= end_[c]) continue;
-      const V* x = k_.x_products + (x_row_ + to.token + own_.row + c) * G * H_ + own_.unit;
+      const V* x = k_.x_products + int64_t(x_row_ + to.token + own_.row + c) * (G * H_) + own_.unit;
 #pragma unroll
       for (int g = 0; g < G; ++g) to.x[c][g] = load_units<octets>(x + g * H_, left_, whole_);
     }
@@ -152,21 +152,21 @@ class ForwardTile {
     __syncthreads();
   }
 
-  __device__ void write_results(int64_t token, int c, bool runs, const Units<T, octets>* saved, const Units<V, octets>& cells) const {
-    const int D = a_.shape.D, d = calendar_.d;
-    const int64_t N = a_.shape.N, Hp = (H_ + unit_padding - 1) / unit_padding * unit_padding;
-    const bool pads = a_.steps.lengths && own_.row + c < a_.shape.B;
-    if (runs || pads) store_units(a_.out + (token * D + d) * H_ + own_.unit, runs ? state_[c] : Units<T, octets>{}, left_, whole_);
+  __device__ void write_results(int token, int c, bool runs, const Units<T, octets>* saved, const Units<V, octets>& cells) const {
+    const int D = a_.shape.D, Hp = padded(H_);
+    const int64_t row = calendar_.d * a_.shape.N + token;
+    const bool pads = a_.steps.lengths && own_.row + c < calendar_.B;
+    if (runs || pads) store_units(a_.out + (int64_t(token) * D + calendar_.d) * H_ + own_.unit, runs ? state_[c] : Units<T, octets>{}, left_, whole_);
     if (!runs) return;
 #pragma unroll
     for (int g = 0; g < C::saved; ++g)
-      if (a_.gates) store_units(a_.gates + ((d * N + token) * C::saved + g) * Hp + own_.unit, saved[g], left_, whole_);
-    if (C::has_cell_state && a_.cells) store_units(a_.cells + (d * N + token) * Hp + own_.unit, cells, left_, whole_);
+      if (a_.gates) store_units(a_.gates + (row * C::saved + g) * Hp + own_.unit, saved[g], left_, whole_);
+    if (C::has_cell_state && a_.cells) store_units(a_.cells + row * Hp + own_.unit, cells, left_, whole_);
   }
 };
 
 template <class T, class C, class Tiles>
-__global__ void __launch_bounds__(most_threads<T, Tiles>) forward_loop_kernel(const ForwardArgs<T> a, const ForwardLoop<T> k) {
+__global__ void __launch_bounds__(most_threads<T, Tiles>, 1) forward_loop_kernel(const ForwardArgs<T> a, const ForwardLoop<T> k) {
   ForwardTile<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
 }
 

@@ -42,7 +42,7 @@ constexpr int64_t r1_units(Cell cell, bool backward) {
 inline bool fits(Regime regime, const Layer& p) {
   if (regime == Regime::r0) return true;
   if (p.projected || p.type == Type::f64 || (p.type == Type::f32 && !p.tf32)) return false;
-  if (p.shape.T > std::numeric_limits<int>::max()) return false;
+  if (p.shape.T * p.shape.B * p.shape.D > std::numeric_limits<int>::max()) return false;  // tokens, chunk after chunk of two directions
   return p.shape.H <= (p.type == Type::f32 ? r1_units<float>(p.cell, p.backward) : r1_units<__half>(p.cell, p.backward));
 }
 

@@ -39,7 +39,7 @@ struct Tilings<1, 2> {
 };
 template <>
 struct Tilings<4, 4> {
-  using Forward = TilingList<Tiling<4, 1>, Tiling<8, 1>, Tiling<12, 1>>;  // 4, 8, 12
+  using Forward = TilingList<Tiling<4, 1>, Tiling<8, 1>, Tiling<10, 1>>;  // 4, 8, 10
   using Backward = TilingList<Tiling<4, 2>, Tiling<8, 2>>;                // 2, 4
 };
 template <>

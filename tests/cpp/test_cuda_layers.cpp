@@ -82,6 +82,8 @@ void test_case(const Case& c) {
     check_same(name + " in chunks of " + std::to_string(chunk), o, again);
     check(o.gates.same_bits(again.gates) && o.cells.same_bits(again.cells), "%s: saved tensors have other bits", name.c_str());
   }
+  // What is right so far may still be on the other side of the kink: then there is nothing to compare.
+  if (!failures && crosses_kink(c, read(o.out.data), expected.out.data)) return test_case<T>(c);
   const cudaError_t backward_error = backward(p, in, o, g, loop);
   if (!supported<T, cuda::BackwardArgs>(c)) return void(check(backward_error == cudaErrorNotSupported, "%s: backward does not refuse", name.c_str()));
   check(backward_error == cudaSuccess, "%s: backward failed", name.c_str());
@@ -208,7 +210,7 @@ template <class T>
 void test_tilings() {
   constexpr int words = int(sizeof(T)) / 2;
   for (Cell cell : cells)
-    for (int64_t H : {20, 50, 64, 96, 128, 192, 256})
+    for (int64_t H : {20, 50, 64, 128, 160, 192, 256})
       for (Layout layout : {Layout::lengths, Layout::packed}) {
         const int64_t units = H / words;
         test_case<T>({cell, 3, units > 64 ? 2 : 9, 2, units - (H == 50), 0, 2 - int(units > 32), layout});
@@ -227,7 +229,7 @@ void test_choice() {
   };
   const auto is = [](const std::string& chosen, const char* expected, const char* what) { check(chosen == expected, "%s: %s, expected %s", what, chosen.c_str(), expected); };
   is(choice(nullptr, 128, __half{}, false), "R1", "f16"), is(choice(nullptr, 129, __half{}, false), "R0", "f16, too large");
-  is(choice(nullptr, 64, 0.f, false), "R0", "f32"), is(choice(nullptr, 96, 0.f, true), "R1", "tf32"), is(choice(nullptr, 64, 0., true), "R0", "f64");
+  is(choice(nullptr, 64, 0.f, false), "R0", "f32"), is(choice(nullptr, 80, 0.f, true), "R1", "tf32"), is(choice(nullptr, 64, 0., true), "R0", "f64");
   is(choice(nullptr, 64, __half{}, false, 100000), "R0", "a large batch"), is(choice(nullptr, 64, __half{}, false, 8, true), "R0", "a projection");
   is(choice("R0", 64, __half{}, false), "R0", "R0 forced"), is(choice("R1", 64, __half{}, false, 100000), "R1", "R1 forced");
   is(choice("R1", 129, __half{}, false), "none", "too large for R1"), is(choice("R1", 64, 0.f, false), "none", "f32 for R1");
