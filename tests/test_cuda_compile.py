@@ -15,8 +15,9 @@ CARDS = [f"-gencode=arch=compute_{version},code=sm_{version}" for version in (80
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_compiles_without_spills(source, tmp_path):
-    command = ["nvcc", "-std=c++17", "-Icsrc", *CARDS, "--threads=2", "-Xptxas=-v", "-c", source, "-o", tmp_path / "object.o"]
-    result = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    flags = ["-std=c++17", "-Icsrc", *CARDS, "--threads=2", "-Xptxas=-v"]
+    result = subprocess.run(["nvcc", *flags, "-c", source, "-o", tmp_path / "object.o"], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout
     kernel, spills = None, []
     for line in result.stdout.splitlines():

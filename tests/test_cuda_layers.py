@@ -4,14 +4,12 @@ import shutil
 import subprocess
 
 import pytest
-from cuda_host.build import CXX, ROOT, build
-
-SOURCES = (*sorted(ROOT.glob("csrc/cuda/*.cu")), ROOT / "tests/cpp/test_cuda_layers.cpp")
+from cuda_host.build import CXX, build_layers
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("cuda_layers"), *SOURCES, flags=(f"-I{ROOT / 'tests/cpp'}",))
+    return build_layers(tmp_path_factory.mktemp("cuda_layers"))
 
 
 @pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")

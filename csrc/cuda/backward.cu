@@ -5,7 +5,7 @@
 // steps the products over its tokens (gradients.h); before it, where no gates were saved, recompute.h. end_kernel writes d_h0 and d_c0.
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
 // step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
-// Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
+// Budget: no shared memory; at most 50 registers (float64 LSTM), no spills.
 // Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_backward.cu) takes the steps of
 // a chunk out of its hands.
 #include "cuda/cells.h"
@@ -270,7 +270,8 @@ class Backward {
     }
     queue.run(cell_kernel<T, C>, over(s_.H, std::max(rows, finished), s_.D), a_, k);
     if (i > 0 || a_.d_h0)
-      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false), Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
+      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false),
+                     Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
   }
 };
 

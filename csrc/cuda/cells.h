@@ -31,7 +31,8 @@ auto with_cell(Cell cell, const F& f) {
 // Calls f(gate, slot that meets x, slot that meets h) for every gate, all of them constants: device code sees no static array.
 template <class C, class F, int... gate>
 RNNK_FN void for_gates(const F& f, std::integer_sequence<int, gate...>) {
-  (f(std::integral_constant<int, gate>{}, std::integral_constant<int, C::input_slots[gate]>{}, std::integral_constant<int, C::hidden_slots[gate]>{}), ...);
+  (f(std::integral_constant<int, gate>{}, std::integral_constant<int, C::input_slots[gate]>{},
+     std::integral_constant<int, C::hidden_slots[gate]>{}), ...);
 }
 template <class C, class F>
 RNNK_FN void for_gates(const F& f) {

@@ -30,7 +30,8 @@ __global__ void add_kernel(const ColumnTasks<T> tasks, int64_t columns, Wide<T>*
   const int64_t column = own_column(), stride = int64_t(gridDim.y) * block_rows;
   V sum(0);
   if (column < columns)
-    for (int64_t row = int64_t(blockIdx.y) * block_rows + threadIdx.y; row < task.rows; row += stride) sum += widen(task.matrix[row * columns + column]);
+    for (int64_t row = int64_t(blockIdx.y) * block_rows + threadIdx.y; row < task.rows; row += stride)
+      sum += widen(task.matrix[row * columns + column]);
   sums[threadIdx.y * block_columns + threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0 || column >= columns) return;
@@ -60,8 +61,8 @@ ColumnSums<T>::ColumnSums(Arena& arena, int count, int64_t rows, int64_t columns
 
 template <class T>
 void ColumnSums<T>::add(Queue& queue, const ColumnTasks<T>& tasks, bool first) const {
-  const LaunchShape shape{dim3(unsigned((columns_ + block_columns - 1) / block_columns), unsigned(parts_), unsigned(tasks.count)), dim3(block_columns, block_rows),
-                          block_columns * block_rows * sizeof(Wide<T>)};
+  const LaunchShape shape{dim3(unsigned((columns_ + block_columns - 1) / block_columns), unsigned(parts_), unsigned(tasks.count)),
+                          dim3(block_columns, block_rows), block_columns * block_rows * sizeof(Wide<T>)};
   queue.run(add_kernel<T>, shape, tasks, columns_, partial_, first);
 }
 

@@ -102,8 +102,9 @@ class Gradients {
   }
 
   void multiply_w_ih(Queue& queue, int d, int64_t first_of_chunk, const TokenRange& tokens, bool add) const {
-    queue.multiply(tokens.count, s_.I, columns_, Operand<T>{tokens_.slots + (d * tokens_.capacity + tokens.first - first_of_chunk) * columns_, columns_},
-                   Operand<T>{a_.weights[d].w_ih, s_.I}, Result<T>{a_.d_x + tokens.first * s_.I, s_.I, 0, add});
+    const T* slots = tokens_.slots + (d * tokens_.capacity + tokens.first - first_of_chunk) * columns_;
+    queue.multiply(tokens.count, s_.I, columns_, Operand<T>{slots, columns_}, Operand<T>{a_.weights[d].w_ih, s_.I},
+                   Result<T>{a_.d_x + tokens.first * s_.I, s_.I, 0, add});
   }
 
   ColumnTasks<T> bias_tasks(const Chunk& c) const {

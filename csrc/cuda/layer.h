@@ -61,11 +61,11 @@ struct BackwardArgs {
   bool tf32;  // as in ForwardArgs
 };
 
-// Enqueues the layer on `stream`, or, where `workspace` (at a multiple of 256) is null, only sets `bytes` to what it needs, never 0. Nothing is allocated, nothing
-// waits, no host memory is read once the call has returned: it may be captured into a graph. T: float, double, __nv_bfloat16, __half.
+// Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs, never 0; a workspace lies at a multiple
+// of 256. Nothing is allocated, nothing waits, no host memory is read once the call has returned: it may be captured into a graph.
 // `chunk_bytes` bounds what the workspace holds per token: forward, products that shall stay in the L2; backward, what the large
-// products of a chunk of steps need, whose weight gradients are added up. cudaErrorNotSupported where the environment forces a regime that
-// does not take the layer (regime.h).
+// products of a chunk of steps need, whose weight gradients are added up. cudaErrorNotSupported where the environment
+// forces a regime that does not take the layer (regime.h). T: float, double, __nv_bfloat16, __half.
 template <class T>
 cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
                     size_t chunk_bytes = 32 << 20);

@@ -16,7 +16,7 @@
 
 // An instruction of sm_90. Code for an older card stops where it reaches one: who chooses kernels must not choose such a one there.
 #if __CUDA_ARCH__ >= 900
-#define RNNK_SM90(...) asm volatile(__VA_ARGS__)
+#define RNNK_SM90(...) __VA_ARGS__
 #else
 #define RNNK_SM90(...) __trap()
 #endif
@@ -58,17 +58,17 @@ __device__ inline void store_relaxed(uint64_t* to, uint64_t value) {
 
 __device__ inline unsigned cluster_rank() {
   unsigned rank = 0;
-  RNNK_SM90("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  RNNK_SM90(asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank)));
   return rank;
 }
 __device__ inline unsigned cluster_size() {
   unsigned size = 1;
-  RNNK_SM90("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  RNNK_SM90(asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size)));
   return size;
 }
 // Every thread of the cluster arrives, then waits.
-__device__ inline void cluster_arrive() { RNNK_SM90("barrier.cluster.arrive.release;" ::: "memory"); }
-__device__ inline void cluster_wait() { RNNK_SM90("barrier.cluster.wait.acquire;" ::: "memory"); }
+__device__ inline void cluster_arrive() { RNNK_SM90(asm volatile("barrier.cluster.arrive.release;" ::: "memory")); }
+__device__ inline void cluster_wait() { RNNK_SM90(asm volatile("barrier.cluster.wait.acquire;" ::: "memory")); }
 
 // An address in bytes in the shared memory of any block of the cluster.
 using ClusterAddress = uint32_t;
@@ -76,43 +76,41 @@ using ClusterAddress = uint32_t;
 // Where the block of `rank` has what this block has at `shared`.
 __device__ inline ClusterAddress cluster_address(const void* shared, unsigned rank) {
   ClusterAddress address = 0;
-  RNNK_SM90("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
+  RNNK_SM90(asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank)));
   return address;
 }
 __device__ inline void store_cluster(ClusterAddress to, uint32_t value) {
-  RNNK_SM90("st.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+  RNNK_SM90(asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory"));
 }
 
 // --- mbarrier: a barrier in shared memory that counts arrivals and bytes, sm_90.
 
 // A phase is over after `arrivals` arrivals and all bytes that they announced.
 __device__ inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
-  RNNK_SM90("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+  RNNK_SM90(asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory"));
 }
 // After mbarrier_init and before the cluster barrier after which other blocks use it (fence.mbarrier_init).
-__device__ inline void fence_mbarrier_init() { RNNK_SM90("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ inline void fence_mbarrier_init() { RNNK_SM90(asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory")); }
 __device__ inline void mbarrier_arrive(uint64_t* barrier) {
-  RNNK_SM90("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+  RNNK_SM90(asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory"));
 }
 // Of any block of the cluster.
 __device__ inline void mbarrier_arrive(ClusterAddress barrier) {
-  RNNK_SM90("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+  RNNK_SM90(asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"));
 }
 // Arrives, and announces bytes that asynchronous copies or stores will bring in this phase.
 __device__ inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
-  RNNK_SM90("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+  RNNK_SM90(asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory"));
 }
 // Until the phase of this parity is over; the first phase has parity 0. For data that any block of the cluster wrote.
 __device__ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t over;
   do {
     over = 1;
-    RNNK_SM90("{\n.reg .pred over;\n"
-              "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2;\n"
-              "selp.u32 %0, 1, 0, over;\n}"
-              : "=r"(over)
-              : "r"(shared_address(barrier)), "r"(parity)
-              : "memory");
+    RNNK_SM90(asm volatile("{\n.reg .pred over;\n"
+                           "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2;\n"
+                           "selp.u32 %0, 1, 0, over;\n}"
+                           : "=r"(over) : "r"(shared_address(barrier)), "r"(parity) : "memory"));
   } while (!over);
 }
 
@@ -120,12 +118,12 @@ __device__ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
 
 // st.async, sm_90: the value and its number of bytes arrive together; `barrier` lies in the same block as `to`.
 __device__ inline void store_async(ClusterAddress to, uint32_t value, ClusterAddress barrier) {
-  RNNK_SM90("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(to), "r"(value), "r"(barrier) : "memory");
+  RNNK_SM90(asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];"
+                         ::"r"(to), "r"(value), "r"(barrier) : "memory"));
 }
 __device__ inline void store_async(ClusterAddress to, uint4 v, ClusterAddress barrier) {
-  RNNK_SM90("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
-            "r"(v.w), "r"(barrier)
-            : "memory");
+  RNNK_SM90(asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];"
+                         ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier) : "memory"));
 }
 
 // cp.async: 4, 8 or 16 bytes from global memory to this block's shared memory; zeros where `valid` is false.
@@ -148,12 +146,13 @@ __device__ inline void copy_wait() {
 }
 
 // Between ordinary stores to this block's shared memory, mbarrier_init among them, and copy_bulk to the same place (fence.proxy.async), sm_90.
-__device__ inline void fence_bulk() { RNNK_SM90("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void fence_bulk() { RNNK_SM90(asm volatile("fence.proxy.async.shared::cta;" ::: "memory")); }
 // cp.async.bulk, sm_90: one thread copies to this block's shared memory, a multiple of 16 bytes, all addresses too; `barrier` gets the bytes.
 __device__ inline void copy_bulk(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
-  RNNK_SM90("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
-            "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(shared_address(barrier))
-            : "memory");
+  const uint32_t to = shared_address(shared);
+  const size_t from = __cvta_generic_to_global(global);
+  RNNK_SM90(asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                         ::"r"(to), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory"));
 }
 
 // --- Matrix fragments. All 32 lanes of the warp together. "Matrix Fragments for mma.m16n8k16" and "... mma.m16n8k8" show who holds what.
@@ -209,11 +208,12 @@ __device__ inline uint32_t to_tf32(float x) {
 // --- Programmatic dependent launch (griddepcontrol), sm_90: without the launch attribute both do nothing.
 
 // Until the grid before has ended and its writes are seen.
-__device__ inline void grid_dependency_wait() { RNNK_SM90("griddepcontrol.wait;" ::: "memory"); }
+__device__ inline void grid_dependency_wait() { RNNK_SM90(asm volatile("griddepcontrol.wait;" ::: "memory")); }
 // The grid after this one may start when all blocks have said so.
-__device__ inline void grid_dependency_launch() { RNNK_SM90("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ inline void grid_dependency_launch() { RNNK_SM90(asm volatile("griddepcontrol.launch_dependents;" ::: "memory")); }
 
 }  // namespace rnnk::cuda::ptx
+#undef RNNK_SM90
 #endif
 
 namespace rnnk::cuda {

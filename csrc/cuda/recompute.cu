@@ -2,7 +2,7 @@
 // Algorithm: x W_ih^T and h W_hh^T over all tokens of the chunk, then per unit the cell's forward(), of which only what it saves is kept. No
 // cell's saved values depend on what it carries (c is saved itself), so the carry stays out. Padding gives numbers that nobody reads.
 // Threads: one a unit of one token; a warp covers 32 neighbouring units.
-// Budget: no shared memory, at most 56 registers. Sums may be split otherwise than in the forward pass's products: equal up to rounding.
+// Budget: no shared memory, at most 48 registers. Sums may be split otherwise than in the forward pass's products: equal up to rounding.
 #include "cuda/recompute.h"
 
 #include "cuda/cells.h"
@@ -12,7 +12,8 @@ namespace rnnk::cuda {
 namespace {
 
 template <class T, class C>
-__global__ void gates_kernel(const Weights<T> weights, int64_t H, int64_t Hp, int64_t tokens, const Wide<T>* x_products, const Wide<T>* h_products, T* gates) {
+__global__ void gates_kernel(const Weights<T> weights, int64_t H, int64_t Hp, int64_t tokens, const Wide<T>* x_products,
+                             const Wide<T>* h_products, T* gates) {
   using V = Wide<T>;
   const int64_t u = own_column(), columns = C::gates * H;
   if (u >= H) return;
@@ -43,7 +44,8 @@ void Recompute<T>::enqueue(Queue& queue, const BackwardArgs<T>& args, int d, con
   const Shape& s = args.shape;
   const int64_t columns = gate_count(args.cell) * s.H, Hp = padded_units(s.H);
   const Weights<T>& w = args.weights[d];
-  queue.multiply(tokens.count, columns, s.I, Operand<T>{args.x + tokens.first * s.I, s.I}, Operand<T>{w.w_ih, s.I, true}, Result<Wide<T>>{x_products_, columns});
+  queue.multiply(tokens.count, columns, s.I, Operand<T>{args.x + tokens.first * s.I, s.I}, Operand<T>{w.w_ih, s.I, true},
+                 Result<Wide<T>>{x_products_, columns});
   queue.multiply(tokens.count, columns, s.P, Operand<T>{before, s.P}, Operand<T>{w.w_hh, s.P, true}, Result<Wide<T>>{h_products_, columns});
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
     using C = decltype(cell);

@@ -9,7 +9,10 @@
 namespace rnnk::cuda {
 
 template <class T>
-constexpr Type type_of = std::is_same_v<T, double> ? Type::f64 : std::is_same_v<T, float> ? Type::f32 : std::is_same_v<T, __half> ? Type::f16 : Type::bf16;
+constexpr Type type_of = std::is_same_v<T, double>   ? Type::f64
+                         : std::is_same_v<T, float>  ? Type::f32
+                         : std::is_same_v<T, __half> ? Type::f16
+                                                     : Type::bf16;
 
 template <class T>
 RNNK_FN Wide<T> widen(T a) {

@@ -44,7 +44,8 @@ struct Loop {
   static void multiply(const cuda::Product& p, int i) {
     using V = cuda::Wide<T>;
     const auto at = [](const cuda::Product::Matrix& m, int64_t batch, int64_t row, int64_t column) {
-      return cuda::widen(static_cast<const T*>(m.data)[batch * m.batch_stride + (m.transposed ? column * m.row_stride + row : row * m.row_stride + column)]);
+      if (m.transposed) std::swap(row, column);
+      return cuda::widen(static_cast<const T*>(m.data)[batch * m.batch_stride + row * m.row_stride + column]);
     };
     for (int64_t m = 0; m < p.m; ++m)
       for (int64_t n = 0; n < p.n; ++n) {
@@ -59,7 +60,8 @@ struct Loop {
     Loop& self = *static_cast<Loop*>(context);
     if (self.calls++ == self.fails_at) return cudaErrorInvalidValue;
     // As cuBLAS wants it: a row does not reach into the next one, and batches lie in order.
-    check(p.a.row_stride >= (p.a.transposed ? p.m : p.k) && p.b.row_stride >= (p.b.transposed ? p.k : p.n) && p.c_row_stride >= p.n, "a product's rows overlap");
+    check(p.a.row_stride >= (p.a.transposed ? p.m : p.k) && p.b.row_stride >= (p.b.transposed ? p.k : p.n) && p.c_row_stride >= p.n,
+          "a product's rows overlap");
     check(p.batch == 1 || (p.a.batch_stride > 0 && p.b.batch_stride > 0 && p.c_batch_stride >= p.m * p.n), "a product's batches overlap");
     using cuda::Type;
     for (int i = 0; i < p.batch; ++i) {
@@ -161,13 +163,14 @@ enum class Save { all, cells, nothing };
 constexpr size_t large_chunks = 1 << 20;
 
 template <class T>
-cudaError_t forward(const Problem<double>& p, const Inputs<T>& in, Saved<T>& to, Loop& loop, Save save = Save::all, size_t chunk_bytes = large_chunks) {
+cudaError_t forward(const Problem<double>& p, const Inputs<T>& in, Saved<T>& to, Loop& loop, Save save = Save::all,
+                    size_t chunk_bytes = large_chunks) {
   const Case& c = p.c;
   const int64_t units = c.D * in.N * rnnk::padded_units(c.H);
-  to = {Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()), Buffer<T>(save == Save::all ? units * c.saved() : 0),
-        Buffer<cuda::Wide<T>>(save != Save::nothing && c.is_lstm() ? units : 0)};
-  cuda::ForwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), in.h0.data(), in.c0.data(), to.out.data.data(), to.h_n.data(), to.c_n.data(),
-                            to.gates.data(), to.cells.data(), tf32};
+  to = {Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()),
+        Buffer<T>(save == Save::all ? units * c.saved() : 0), Buffer<cuda::Wide<T>>(save != Save::nothing && c.is_lstm() ? units : 0)};
+  cuda::ForwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), in.h0.data(), in.c0.data(), to.out.data.data(), to.h_n.data(),
+                            to.c_n.data(), to.gates.data(), to.cells.data(), tf32};
   for (int d = 0; d < c.D; ++d) args.weights[d] = in.weights[d].template view<rnnk::Weights<T>>();
   return enqueue(cuda::forward<T>, args, loop, chunk_bytes);
 }

@@ -146,13 +146,12 @@ void test_failures(const Case& c) {
   Loop forwards, backwards;
   forward(p, in, saved, forwards);
   backward(p, in, saved, g, backwards);
-  for (int i = 0; i < std::max(forwards.calls, backwards.calls); ++i) {
+  const auto fails = [&](int i, auto run) {
     Loop loop{i};
-    if (i < forwards.calls) check(forward(p, in, o, loop) == cudaErrorInvalidValue && loop.calls == i + 1, "%s: forward, failure of product %d", c.name().c_str(), i);
-    loop = {i};
-    if (i < backwards.calls)
-      check(backward(p, in, saved, g, loop) == cudaErrorInvalidValue && loop.calls == i + 1, "%s: backward, failure of product %d", c.name().c_str(), i);
-  }
+    check(run(loop) == cudaErrorInvalidValue && loop.calls == i + 1, "%s: failure of product %d", c.name().c_str(), i);
+  };
+  for (int i = 0; i < forwards.calls; ++i) fails(i, [&](Loop& loop) { return forward(p, in, o, loop); });
+  for (int i = 0; i < backwards.calls; ++i) fails(i, [&](Loop& loop) { return backward(p, in, saved, g, loop); });
 }
 
 struct Sizes {

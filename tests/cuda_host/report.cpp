@@ -22,10 +22,11 @@ std::string describe(const Block& block) {
 void print_waiting(const Block& block) {
   const std::vector<Thread>& threads = block.threads;
   for (size_t begin = 0, end; begin < threads.size(); begin = end) {
-    for (end = begin + 1; end < threads.size() && threads[end].exited == threads[begin].exited && same(threads[end].wait, threads[begin].wait);) ++end;
-    const std::string which = end - begin == 1 ? "thread " + std::to_string(begin) : "threads " + std::to_string(begin) + "-" + std::to_string(end - 1);
-    const std::string where = threads[begin].exited ? "ended" : "at " + describe(threads[begin].wait);
-    std::fprintf(stderr, "  %s %s: %s\n", describe(block).c_str(), which.c_str(), where.c_str());
+    const Thread& first = threads[begin];
+    for (end = begin + 1; end < threads.size() && threads[end].exited == first.exited && same(threads[end].wait, first.wait);) ++end;
+    const std::string range = std::to_string(begin) + (end - begin > 1 ? "-" + std::to_string(end - 1) : "");
+    const std::string where = first.exited ? "ended" : "at " + describe(first.wait);
+    std::fprintf(stderr, "  %s thread%s %s: %s\n", describe(block).c_str(), end - begin > 1 ? "s" : "", range.c_str(), where.c_str());
   }
 }
 

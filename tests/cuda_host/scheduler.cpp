@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <list>
 #include <random>
+#include <unordered_map>
 
 #include "cuda_runtime.h"
 #include "report.h"
@@ -30,34 +31,52 @@ class Scheduler {
   }
 
   void run() {
-    while (!not_started_.empty() || !clusters.empty()) {
-      while (!not_started_.empty() && clusters.size() < together_) start_cluster();
-      if (lateness_ && !pending_.empty() && draw(lateness_) == 0) complete_one();
+    while (!not_started_.empty() || !clusters_.empty()) {
+      while (!not_started_.empty() && clusters_.size() < together_) start_cluster();
+      if (!pending_.empty() && ((lateness_ && draw(lateness_) == 0) || fruitless_ > quite_fruitless)) complete_one();
       if (Thread* next = pick())
         resume(*next);
       else if (!pending_.empty())
         complete_one();
       else
-        report_deadlock(clusters);
+        report_deadlock(clusters_);
     }
   }
 
   void make_runnable(Thread& thread) { runnable_.push_back(&thread); }
-  void poll(Thread& thread) { polling_.push_back(&thread); }
+  void sleep(Thread& thread, const void* address) { sleeping_[address].push_back(&thread); }
+  void wake(const void* address) {
+    const auto found = sleeping_.find(address);
+    if (found == sleeping_.end()) return;
+    runnable_.insert(runnable_.end(), found->second.begin(), found->second.end());
+    sleeping_.erase(found);
+  }
   void add(Pending operation) { pending_.push_back(std::move(operation)); }
+
+  // After one more round of a loop that waits for others, whom a preferred loop would starve.
+  void count_fruitless(Thread& thread) {
+    change_preference(thread);
+    if (++fruitless_ > most_fruitless) report_deadlock(clusters_);
+  }
+  void made_progress() { fruitless_ = 0; }
+  // Whether [begin, begin + bytes) is shared memory of a block that has not ended.
+  bool lies_in(const Block& block, const void* begin, size_t bytes) const {
+    const auto* at = static_cast<const unsigned char*>(begin);
+    return block.shared && at >= block.shared && at + bytes <= block.shared + shape.shared_bytes;
+  }
 
   const GridShape& shape;
   Thread* running = nullptr;
-  std::list<Cluster> clusters;  // that have started and not ended
-  unsigned fruitless = 0;       // rounds of loops since somebody made progress
 
  private:
+  static constexpr unsigned most_fruitless = 1 << 20, quite_fruitless = 1 << 10;
+
   static unsigned draw_one_of(std::initializer_list<unsigned> values) { return values.begin()[draw(values.size())]; }
 
   void start_cluster() {
     const unsigned first = not_started_.back() * shape.cluster;
     not_started_.pop_back();
-    Cluster& cluster = clusters.emplace_back();
+    Cluster& cluster = clusters_.emplace_back();
     cluster.blocks.resize(shape.cluster);
     const unsigned threads = shape.block.x * shape.block.y * shape.block.z;
     cluster.barrier.expected = shape.cluster * threads;
@@ -101,28 +120,25 @@ class Scheduler {
   // A few threads that can run are drawn, and of them the one whose block and warp are preferred goes on. So some launches let all
   // go on at the same pace, and in others some blocks and warps run far ahead.
   Thread* pick() {
-    const size_t all = runnable_.size() + polling_.size();
-    size_t best = all;
-    for (unsigned i = 0; all && i < candidates_; ++i) {
-      const size_t at = draw(all);
-      if (can_run(at) && (best == all || preference(at) > preference(best))) best = at;
+    if (runnable_.empty()) return nullptr;
+    size_t best = draw(runnable_.size());
+    for (unsigned i = 1; i < candidates_; ++i) {
+      const size_t other = draw(runnable_.size());
+      if (preference(*runnable_[other]) > preference(*runnable_[best])) best = other;
     }
-    for (size_t i = 0, begin = all ? draw(all) : 0; best == all && i < all; ++i)
-      if (const size_t at = (begin + i) % all; can_run(at)) best = at;
-    if (best == all) return nullptr;
-    Thread*& entry = at(best);
-    Thread* thread = entry;
-    std::vector<Thread*>& list = best < runnable_.size() ? runnable_ : polling_;
-    entry = list.back();
-    list.pop_back();
-    if (draw(256) == 0) thread->block->priority = engine();
-    if (draw(256) == 0) thread->warp().priority = engine();
+    Thread* thread = runnable_[best];
+    runnable_[best] = runnable_.back();
+    runnable_.pop_back();
+    if (draw(256) == 0) change_preference(*thread);
     return thread;
   }
 
-  Thread*& at(size_t i) { return i < runnable_.size() ? runnable_[i] : polling_[i - runnable_.size()]; }
-  bool can_run(size_t i) { return i < runnable_.size() || at(i)->ready(); }
-  std::pair<uint64_t, uint64_t> preference(size_t i) { return {at(i)->block->priority, at(i)->warp().priority}; }
+  static void change_preference(Thread& thread) {
+    thread.block->priority = engine();
+    thread.warp().priority = engine();
+  }
+
+  static std::pair<uint64_t, uint64_t> preference(const Thread& thread) { return {thread.block->priority, thread.warp().priority}; }
 
   void resume(Thread& thread) {
     running = &thread;
@@ -152,14 +168,12 @@ class Scheduler {
     ++block.exited;
     if (block.exited == block.threads.size()) end(block);
     if (++cluster.exited == cluster.barrier.expected)
-      clusters.remove_if([&](const Cluster& c) { return &c == &cluster; });
+      clusters_.remove_if([&](const Cluster& c) { return &c == &cluster; });
   }
 
   void end(Block& block) {
-    for (const Pending& p : pending_) {
-      const auto* target = static_cast<const unsigned char*>(p.target);
-      if (target >= block.shared && target < block.shared + shape.shared_bytes) fault("ends its block while %s to its shared memory is in flight", p.what);
-    }
+    for (const Pending& p : pending_)
+      if (lies_in(block, p.target, 1)) fault("ends its block while %s to its shared memory is in flight", p.what);
     std::free(block.shared);
     block.shared = nullptr;
   }
@@ -174,15 +188,16 @@ class Scheduler {
 
   const std::function<void()>& kernel_;
   std::vector<unsigned> not_started_;  // clusters
-  std::vector<Thread*> runnable_, polling_;
+  std::list<Cluster> clusters_;        // that have started and not ended
+  std::vector<Thread*> runnable_;
+  std::unordered_map<const void*, std::vector<Thread*>> sleeping_;  // until somebody writes there
   std::vector<Pending> pending_;
+  unsigned fruitless_ = 0;  // rounds of loops since somebody made progress
   unsigned candidates_, lateness_;
   size_t together_;
 };
 
 Scheduler* scheduler;
-
-constexpr unsigned most_fruitless = 1 << 20;
 
 }  // namespace
 
@@ -197,7 +212,10 @@ uint64_t draw(uint64_t below) { return uint64_t((unsigned __int128)engine() * be
 Thread& self() { return *scheduler->running; }
 Thread* running_thread() { return scheduler ? scheduler->running : nullptr; }
 const GridShape& grid() { return scheduler->shape; }
-void made_progress() { scheduler->fruitless = 0; }
+void wrote(const void* address) {
+  scheduler->made_progress();
+  scheduler->wake(address);
+}
 
 bool valid(const GridShape& s) {
   const bool grid = s.grid.x && s.grid.y && s.grid.z && s.grid.x <= 0x7fffffff && s.grid.y <= 65535 && s.grid.z <= 65535;
@@ -219,12 +237,14 @@ void arrive(Barrier& barrier, const Wait& wait) {
   Block& block = *self().block;
   const unsigned exited = &barrier == &block.barrier ? block.exited : block.cluster->exited;
   if (exited) fault("waits at %s; %u threads that should come have ended", describe(wait).c_str(), exited);
+  if (&barrier == &block.barrier && !barrier.waiting.empty() && barrier.waiting[0]->wait.at.line != wait.at.line)
+    fault("is at %s while others of its block wait at %s", describe(wait).c_str(), describe(barrier.waiting[0]->wait).c_str());
   if (++barrier.arrived < barrier.expected) return;
   barrier.arrived = 0;
   ++barrier.phase;
   for (Thread* thread : barrier.waiting) scheduler->make_runnable(*thread);
   barrier.waiting.clear();
-  made_progress();
+  scheduler->made_progress();
 }
 
 void wait_for(Barrier& barrier, unsigned phase, const Wait& wait) {
@@ -257,7 +277,7 @@ void warp_collective(unsigned mask, void* mine, Combine combine, const Wait& wai
     for (Thread* thread : c->threads)
       if (thread) scheduler->make_runnable(*thread);
     warp.pending.erase(c);
-    made_progress();
+    scheduler->made_progress();
   }
   me.fiber.suspend();
 }
@@ -267,21 +287,22 @@ void full_warp_collective(void* mine, Combine combine, const Wait& wait) {
   warp_collective(0xffffffff, mine, combine, wait);
 }
 
-void wait_until(std::function<bool()> ready, const Wait& wait) {
+void wait_until(const void* address, const std::function<bool()>& ready, const Wait& wait) {
   Thread& me = self();
   me.wait = wait;
-  me.ready = std::move(ready);
-  scheduler->poll(me);
+  scheduler->make_runnable(me);  // even where it need not wait, others may come first
   me.fiber.suspend();
+  while (!ready()) {  // looked at late: what was true for a moment may be missed, as on a card
+    scheduler->sleep(me, address);
+    me.fiber.suspend();
+  }
 }
 
 void yield_in_loop(const Wait& wait) {
   Thread& me = self();
   me.wait = wait;
-  me.block->priority = engine();  // or preferred ones that loop would starve those they wait for
-  me.warp().priority = engine();
   scheduler->make_runnable(me);
-  if (++scheduler->fruitless > most_fruitless) report_deadlock(scheduler->clusters);
+  scheduler->count_fruitless(me);
   me.fiber.suspend();
 }
 
@@ -290,9 +311,8 @@ void later(std::function<void()> complete, const void* target, const char* what)
 }
 
 Block& owner_of(const void* to, size_t bytes, const char* what) {
-  const auto* begin = static_cast<const unsigned char*>(to);
   for (Block& block : self().block->cluster->blocks)
-    if (block.shared && begin >= block.shared && begin + bytes <= block.shared + grid().shared_bytes) return block;
+    if (scheduler->lies_in(block, to, bytes)) return block;
   fault("%s: no block of its cluster that has not ended has shared memory at %p", what, to);
 }
 

@@ -1,10 +1,11 @@
 // Every wrapper of csrc/cuda/ptx.cuh, launch.h's shared memory and launches, and the conversions of 16-bit types, each in a small kernel
 // that uses it as a recurrent kernel does, against plain loops. One file for both:
 //
-//   nvcc -std=c++17 -Icsrc -arch=sm_90 tests/cuda_host/selftest.cu -o selftest && ./selftest        on a card
-//   tests/test_cuda_host.py                                                                         on the host: ./selftest SEEDS [WORD]
+//   nvcc -std=c++17 -Icsrc -arch=sm_90 tests/cuda_host/selftest.cu -o selftest && ./selftest      on a card
+//   tests/test_cuda_host.py                                                                       on the host: ./selftest SEEDS [WORD]
 //
-// Runs each test with so many seeds, or those whose name contains the word. Prints PASS or FAIL for each group of wrappers. What a card of less than sm_90 does not have is SKIPped there.
+// Prints PASS or FAIL for each group of wrappers; what a card of less than sm_90 does not have is SKIPped there. SEEDS: so many seeds
+// each; WORD: only tests whose name contains it.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -113,7 +114,8 @@ bool test_block_sum() {
 bool test_shuffles() {
   std::vector<uint32_t> expected;
   for (int lane = 0; lane < 32; ++lane)
-    for (int source : {(lane * 5 + 1) % 32, lane / 8 * 8 + (lane % 8 + 3) % 8, lane < 3 ? lane : lane - 3, lane % 16 + 7 < 16 ? lane + 7 : lane, lane ^ 9})
+    for (int source : {(lane * 5 + 1) % 32, lane / 8 * 8 + (lane % 8 + 3) % 8, lane < 3 ? lane : lane - 3,
+                       lane % 16 + 7 < 16 ? lane + 7 : lane, lane ^ 9})
       expected.push_back(uint32_t(100 + source));
   Buffer<uint32_t> out(expected.size());
   return run(shuffles, {dim3(1), dim3(32)}, out) && equal(out.values(), expected);
@@ -272,7 +274,8 @@ const Test tests[] = {
     {"copy_async<8>, copy_commit, copy_wait", false, test_copies<8>},
     {"copy_async<16>, copy_commit, copy_wait", false, test_copies<16>},
     {"copy_bulk, fence_bulk, mbarrier_init, mbarrier_arrive_expect, mbarrier_wait", true, test_bulk_copies},
-    {"cluster_rank, cluster_size, cluster_arrive, cluster_wait, cluster_address, store_cluster, mbarrier_arrive, fence_mbarrier_init", true, test_neighbours},
+    {"cluster_rank, cluster_size, cluster_arrive, cluster_wait, cluster_address, store_cluster, mbarrier_arrive, fence_mbarrier_init", true,
+     test_neighbours},
     {"store_async of 4 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<1>},
     {"store_async of 16 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<4>},
     {"load_acquire, store_release, wait_at_least", false, test_flags},

@@ -189,7 +189,6 @@ __global__ void words(uint64_t* inbox, uint32_t* out, int steps) {
       received[side] = uint32_t(word);
     }
     h = received[0] * 31 + received[1];
-    __syncthreads();
   }
   out[i] = h;
 }

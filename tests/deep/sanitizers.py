@@ -1,4 +1,5 @@
-"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, test_pieces.cpp under the latter, then the fast Python tests under AddressSanitizer.
+"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, test_pieces.cpp under the latter, CUDA code on the host and the fast
+Python tests under AddressSanitizer.
 
     python tests/deep/sanitizers.py [WORD ...]     only the steps whose name contains a word
 
@@ -17,6 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 from tree import MAX_JOBS, NEEDED_FLAGS, ONE_ISA, ROOT, SCRATCH, Tree, best_isa, files, mirror
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from cuda_host.build import SANITIZED, build as build_cuda_host, build_layers  # noqa: E402
+from cuda_host.faults import OFF_BY_ONE, SELFTEST, plant  # noqa: E402
 
 CXX = os.environ.get("CXX", "c++")
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fopenmp", "-ffp-contract=off", "-Wno-psabi", "-Icsrc"]
@@ -104,6 +110,32 @@ def run(check):
     return result.stdout[-6000:] if result.returncode else None
 
 
+def cuda_host():
+    """100 seeds of the self-test, then one with an index beyond a block's shared memory."""
+    folder = SCRATCH / "cuda-host"
+    whole = subprocess.run([build_cuda_host(folder, SELFTEST, flags=SANITIZED), "100"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if whole.returncode:
+        return whole.stdout[-6000:]
+    planted = folder / "planted"
+    program = build_cuda_host(planted, plant(OFF_BY_ONE, planted), flags=SANITIZED)
+    result = subprocess.run([program, "1", OFF_BY_ONE.test], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return None if "heap-buffer-overflow" in result.stdout else "expected a report of an index beyond shared memory\n" + result.stdout[-2000:]
+
+
+def cuda_layers():
+    """All of test_cuda_layers.cpp, then with threads past the last unit."""
+    folder = SCRATCH / "cuda-layers"
+    whole = subprocess.run([build_layers(folder, SANITIZED)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if whole.returncode:
+        return whole.stdout[-6000:]
+    text, planted = (ROOT / "csrc/cuda/recompute.cu").read_text(), folder / "planted"
+    assert text.count("if (u >= H) return;") == 1
+    planted.mkdir(exist_ok=True)
+    (planted / "recompute.cu").write_text(text.replace("if (u >= H) return;", ""))
+    result = subprocess.run([build_layers(planted, SANITIZED, [planted / "recompute.cu"]), "f64"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return None if "heap-buffer-overflow" in result.stdout else "expected a report of threads past the last unit\n" + result.stdout[-2000:]
+
+
 def library(name):
     return subprocess.run([CXX, f"-print-file-name={name}"], text=True, capture_output=True, check=True).stdout.strip()
 
@@ -123,7 +155,9 @@ def python_tests():
 def main(words):
     console = Console()
     failed = False
-    steps = [(check.name, lambda check=check: run(check)) for check in CHECKS] + [("The fast Python tests under AddressSanitizer", python_tests)]
+    steps = [(check.name, lambda check=check: run(check)) for check in CHECKS] + [
+        ("CUDA on the host under AddressSanitizer and UBSan", cuda_host), ("The CUDA layers under AddressSanitizer and UBSan", cuda_layers),
+        ("The fast Python tests under AddressSanitizer", python_tests)]
     for name, step in steps:
         if words and not any(word in name for word in words):
             continue

@@ -1,4 +1,4 @@
-// csrc/cuda/launch.h on the host.
+// csrc/cuda/launch.h on the host; included by it, after LaunchShape.
 #pragma once
 #include <tuple>
 

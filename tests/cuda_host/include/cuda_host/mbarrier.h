@@ -24,12 +24,13 @@ inline State load(const uint64_t* barrier) {
 }
 
 inline void store(uint64_t* barrier, State state) {
-  if (state.pending == 0 && state.bytes == 0) {
+  const bool over = state.pending == 0 && state.bytes == 0;
+  if (over) {
     state.phase ^= 1;
     state.pending = state.arrivals;
-    made_progress();
   }
   std::memcpy(barrier, &state, 8);
+  if (over) wrote(barrier);
 }
 
 inline void init(uint64_t* barrier, uint32_t arrivals) {

@@ -20,11 +20,12 @@ inline uint32_t load_acquire(const uint32_t* from, Location at = Location::here(
 }
 inline void store_release(uint32_t* to, uint32_t value) {
   *to = value;
-  cuda_host::made_progress();
+  cuda_host::wrote(to);
 }
 inline void add_release(uint32_t* to, uint32_t value) { store_release(to, *to + value); }
 inline void wait_at_least(const uint32_t* flag, uint32_t value, Location at = Location::here()) {
-  cuda_host::wait_until([=] { return int32_t(*flag - value) >= 0; }, {"wait_at_least", at});
+  if (!cuda_host::grid().cooperative) cuda_host::fault("waits for a flag in a launch that is not cooperative");
+  cuda_host::wait_until(flag, [=] { return int32_t(*flag - value) >= 0; }, {"wait_at_least", at});
 }
 inline uint64_t load_relaxed(const uint64_t* from, Location at = Location::here()) {
   cuda_host::yield_in_loop({"load_relaxed", at});
@@ -32,7 +33,7 @@ inline uint64_t load_relaxed(const uint64_t* from, Location at = Location::here(
 }
 inline void store_relaxed(uint64_t* to, uint64_t value) {
   *to = value;
-  cuda_host::made_progress();
+  cuda_host::wrote(to);
 }
 
 // --- Clusters.
@@ -90,7 +91,7 @@ inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
 }
 inline void mbarrier_wait(uint64_t* barrier, uint32_t parity, Location at = Location::here()) {
   cuda_host::own_shared(barrier, 8, "mbarrier_wait");
-  cuda_host::wait_until([=] { return cuda_host::mbarrier::phase(barrier) != parity; }, {"mbarrier_wait", at});
+  cuda_host::wait_until(barrier, [=] { return cuda_host::mbarrier::phase(barrier) != parity; }, {"mbarrier_wait", at});
 }
 
 // --- Copies that run while the thread goes on.
@@ -100,7 +101,8 @@ void store_async(ClusterAddress to, V value, ClusterAddress barrier) {
   static_assert(sizeof(V) == 4 || sizeof(V) == 16);
   void* target = reinterpret_cast<void*>(to);
   if (to % sizeof(V)) cuda_host::fault("store_async to an address that is not a multiple of %zu", sizeof(V));
-  if (&cuda_host::owner_of(target, sizeof value, "store_async") != &cuda_host::owner_of(reinterpret_cast<void*>(barrier), 8, "store_async's mbarrier"))
+  const cuda_host::Block& owner = cuda_host::owner_of(target, sizeof value, "store_async");
+  if (&cuda_host::owner_of(reinterpret_cast<void*>(barrier), 8, "store_async's mbarrier") != &owner)
     cuda_host::fault("store_async to one block with the mbarrier of another");
   cuda_host::later(
       [=] {

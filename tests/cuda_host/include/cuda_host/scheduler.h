@@ -2,7 +2,7 @@
 // drawn from a seed, so many seeds see many orders, and one seed always the same order.
 //
 // It finds wrong indices, missing barriers and waits, deadlocks and outputs that nobody writes. It proves nothing about memory
-// order (every store is seen at once) nor about speed.
+// order (every store is seen at once; a missing __syncwarp before another operation of the whole warp goes unnoticed) nor about speed.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -64,8 +64,7 @@ struct Thread {
   uint3 index;
   unsigned number;  // in the block
   bool exited = false;
-  Wait wait{};                  // what it waits at, or waited at last
-  std::function<bool()> ready;  // of a wait for memory
+  Wait wait{};  // what it waits at, or waited at last
 
   bool in_cluster_barrier = false;  // arrived there, in this phase of the barrier, and has not waited
   unsigned cluster_phase = 0;
@@ -127,12 +126,12 @@ void wait_for(Barrier& barrier, unsigned phase, const Wait& wait);  // until the
 void warp_collective(unsigned mask, void* mine, Combine combine, const Wait& wait);
 void full_warp_collective(void* mine, Combine combine, const Wait& wait);  // of 32 lanes
 
-// Waits until `ready()`. Nothing tells the scheduler when that is: it looks.
-void wait_until(std::function<bool()> ready, const Wait& wait);
+// Waits until `ready()`, which depends on what is written to `address`.
+void wait_until(const void* address, const std::function<bool()>& ready, const Wait& wait);
 // Lets others run; for loads that a loop repeats until they show what it waits for.
 void yield_in_loop(const Wait& wait);
-// Tells that such a loop may see something new.
-void made_progress();
+// Tells both.
+void wrote(const void* address);
 
 // Does `complete` at a later moment. It writes to `target`, shared memory of a block of the running thread's cluster.
 void later(std::function<void()> complete, const void* target, const char* what);

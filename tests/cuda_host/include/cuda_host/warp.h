@@ -51,7 +51,7 @@ T shuffle_within(unsigned mask, T value, int source, int width, const Wait& wait
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, cuda_host::Location at = cuda_host::Location::here()) {
   const int begin = int(cuda_host::self().lane()) / width * width;
-  return cuda_host::shuffle(mask, value, unsigned(begin + source % width), {"__shfl_sync", at});
+  return cuda_host::shuffle(mask, value, unsigned(begin + (source & (width - 1))), {"__shfl_sync", at});
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, cuda_host::Location at = cuda_host::Location::here()) {
