@@ -31,7 +31,7 @@ struct alignas(sizeof(V) * n) Units {
 template <int n, class V>
 __device__ Units<V, n> load_units(const V* from, int left, bool whole) {
   Units<V, n> to{};
-  if (whole) {
+  if (n == 1 || whole) {
     if (left > 0) to = *reinterpret_cast<const Units<V, n>*>(from);
   } else {
     for (int o = 0; o < n; ++o)
@@ -41,7 +41,7 @@ __device__ Units<V, n> load_units(const V* from, int left, bool whole) {
 }
 template <int n, class V>
 __device__ void store_units(V* to, const Units<V, n>& from, int left, bool whole) {
-  if (whole) {
+  if (n == 1 || whole) {
     if (left > 0) *reinterpret_cast<Units<V, n>*>(to) = from;
   } else {
     for (int o = 0; o < n; ++o)
@@ -86,6 +86,7 @@ __device__ T operand(T x) {
 // A matrix of 16 * tiles rows a warp, in registers as A fragments, and its product with the 8 rows of [8, k_tiles * 32 bytes] in shared memory.
 template <class T, int tiles, int k_tiles>
 class Fragments {
+  static_assert(k_tiles % 2 == 0);
   uint32_t a_[tiles][k_tiles][4];
 
  public:
@@ -124,16 +125,11 @@ class Fragments {
       for (int t = 0; t < tiles; ++t) ptx::mma<T>(parts[k % chains][t], a_[t][k], b);
     };
 #pragma unroll
-    for (int k = 0; k + 1 < k_tiles; k += 2) {
+    for (int k = 0; k < k_tiles; k += 2) {
       uint32_t b[4];
       ptx::load_matrices(b, at + k * tile_values);
       add(k, b[0], b[1]);
       add(k + 1, b[2], b[3]);
-    }
-    if constexpr (k_tiles % 2 == 1) {
-      uint32_t b[2];
-      ptx::load_matrices(b, at + (k_tiles - 1) * tile_values);
-      add(k_tiles - 1, b[0], b[1]);
     }
 #pragma unroll
     for (int t = 0; t < tiles; ++t)

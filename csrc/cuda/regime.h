@@ -21,9 +21,14 @@ struct Layer {
   bool projected, tf32, backward;
 
   template <class T>
-  explicit Layer(const ForwardArgs<T>& a) : cell(a.cell), shape(a.shape), type(type_of<T>), projected(a.weights[0].w_hr), tf32(a.tf32), backward(false) {}
+  explicit Layer(const ForwardArgs<T>& a) : Layer(a, type_of<T>, false) {}
   template <class T>
-  explicit Layer(const BackwardArgs<T>& a) : cell(a.cell), shape(a.shape), type(type_of<T>), projected(a.weights[0].w_hr), tf32(a.tf32), backward(true) {}
+  explicit Layer(const BackwardArgs<T>& a) : Layer(a, type_of<T>, true) {}
+
+ private:
+  template <class Args>
+  Layer(const Args& a, Type type, bool backward)
+      : cell(a.cell), shape(a.shape), type(type), projected(a.weights[0].w_hr), tf32(a.tf32), backward(backward) {}
 };
 
 // The largest H of R1.
@@ -46,9 +51,9 @@ inline bool fits(Regime regime, const Layer& p) {
   return p.shape.H <= (p.type == Type::f32 ? r1_units<float>(p.cell, p.backward) : r1_units<__half>(p.cell, p.backward));
 }
 
-// Whether R1 is the faster one, by the model until a card has measured it: it takes at most 0.8 us a step for a CTA, R0 at least 4; some
-// 100 CTAs run at once.
-inline bool pays(const Layer& p) { return (p.shape.B + 7) / 8 * p.shape.D <= 400; }
+// Whether R1 is the faster one, by the model until a card has measured it: at most 1.4 us a step for a CTA, of which some 100 run at once; R0 takes
+// at least 4.
+inline bool pays(const Layer& p) { return (p.shape.B + 7) / 8 * p.shape.D <= 200; }
 
 // The environment's RNNKERNELS_CUDA_REGIME (R0 or R1) forces one; nothing where it is another word or a regime that does not fit.
 inline std::optional<Regime> choose(const Layer& p) {

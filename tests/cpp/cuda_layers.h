@@ -182,7 +182,8 @@ cudaError_t backward(const Problem<double>& p, const Inputs<T>& in, const Saved<
   const Case& c = p.c;
   to = {Tokens<T>(c, p.steps, c.I), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()), {}};
   cuda::BackwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), saved.out.data.data(), in.h0.data(), in.c0.data(), saved.gates.data(),
-                             saved.cells.data(), in.d_out.data(), in.d_h_n.data(), in.d_c_n.data(), to.x.data.data(), to.h0.data(), to.c0.data(), {}, tf32};
+                             saved.cells.data(), in.d_out.data(), in.d_h_n.data(), in.d_c_n.data(), to.x.data.data(),
+                             to.h0.data(), to.c0.data(), {}, tf32};
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
     args.weights[d] = in.weights[d].template view<rnnk::Weights<T>>();

@@ -44,7 +44,8 @@ template <class T, template <class> class Args>
 bool supported(const Case& c) {
   Args<T> args{};
   T projection;
-  args.cell = c.cell, args.shape = {c.T, c.B, c.T * c.B, c.I, c.H, c.state(), c.D}, args.weights[0].w_hr = c.P ? &projection : nullptr, args.tf32 = tf32;
+  args.cell = c.cell, args.shape = {c.T, c.B, c.T * c.B, c.I, c.H, c.state(), c.D}, args.tf32 = tf32;
+  if (c.P) args.weights[0].w_hr = &projection;
   return cuda::choose(cuda::Layer(args)).has_value();
 }
 
@@ -226,7 +227,9 @@ void test_choice() {
     const auto regime = cuda::choose(cuda::Layer(args));
     return regime ? std::string(cuda::regime_names[int(*regime)]) : std::string("none");
   };
-  const auto is = [](const std::string& chosen, const char* expected, const char* what) { check(chosen == expected, "%s: %s, expected %s", what, chosen.c_str(), expected); };
+  const auto is = [](const std::string& chosen, const char* expected, const char* what) {
+    check(chosen == expected, "%s: %s, expected %s", what, chosen.c_str(), expected);
+  };
   is(choice(nullptr, 128, __half{}, false), "R1", "f16"), is(choice(nullptr, 129, __half{}, false), "R0", "f16, too large");
   is(choice(nullptr, 64, 0.f, false), "R0", "f32"), is(choice(nullptr, 80, 0.f, true), "R1", "tf32"), is(choice(nullptr, 64, 0., true), "R0", "f64");
   is(choice(nullptr, 64, __half{}, false, 100000), "R0", "a large batch"), is(choice(nullptr, 64, __half{}, false, 8, true), "R0", "a projection");
