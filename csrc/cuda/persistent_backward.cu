@@ -4,7 +4,7 @@
 // the one barrier of a step every warp multiplies them with its units' columns of W_hh, which is what the step before gets. Saved gates, states and
 // d_out were loaded two steps ago.
 // Threads: a CTA is 8 rows of the batch of one direction; a warp `octets` * 8 units; a thread `octets` units of two rows.
-// Budget: shared memory 2 * 8 * (G * H padded + 16 bytes), at most 18.4 KB (TF32 GRU). Registers: G * octets * k_tiles * 2 for the weights (128 at an
+// Budget: shared memory 2 * 8 * (G * H padded + 16 bytes), at most 18.7 KB (TF32 GRU). Registers: G * octets * k_tiles * 2 for the weights (128 at an
 // LSTM's 128 units of 16 bits), 2 * 2 * octets * (S + 2) for prefetched values; one CTA an SM at the largest H. No spills.
 // Limits: 16-bit types and TF32, no projection, H within tilings.h. regime.h selects it.
 #include "cuda/persistent.cuh"
@@ -17,7 +17,7 @@ template <class T, class C, class Tiles>
 class BackwardTile {
   using V = Wide<T>;
   static constexpr int G = C::gates, S = C::saved, octets = Tiles::octets;
-  using Weights_ = Fragments<T, octets / 2, G * Tiles::k_tiles>;
+  using WeightTiles = Fragments<T, octets / 2, G * Tiles::k_tiles>;
   using State = std::conditional_t<C::has_cell_state, V, T>;
 
   // What a step needs that is known before it.
@@ -38,11 +38,11 @@ class BackwardTile {
   const bool whole_;
   int end_[2];          // of its rows
   int token_, before_;  // of the step to be fetched next, and of the step before that
-  Weights_ weights_;
+  WeightTiles weights_;
   V d_h_[2][octets], d_carry_[2][octets], c_[2][octets];  // c: c', LSTM only
 
  public:
-  static constexpr int copy_size = tile_rows * Weights_::stride;
+  static constexpr int copy_size = tile_rows * WeightTiles::stride;
 
   __device__ BackwardTile(const BackwardArgs<T>& a, const BackwardLoop<T>& k)
       : a_(a), k_(k), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), int(blockIdx.y)},
@@ -80,9 +80,9 @@ class BackwardTile {
 
   __device__ void load() {
     weights_.load([&](int octet, int tile, int i) {
-      const int unit = own_.unit + octet, from = tile % Tiles::k_tiles * Weights_::tile_values + i;
-      Units<T, Weights_::values> word{};
-      for (int v = 0; v < Weights_::values; ++v)
+      const int unit = own_.unit + octet, from = tile % Tiles::k_tiles * WeightTiles::tile_values + i;
+      Units<T, WeightTiles::values> word{};
+      for (int v = 0; v < WeightTiles::values; ++v)
         if (unit < H_ && from + v < H_) word.at[v] = w_hh_[(tile / Tiles::k_tiles * H_ + from + v) * H_ + unit];
       return word;
     });
@@ -193,7 +193,7 @@ class BackwardTile {
     constexpr int units = units_of<T, Tiles>;
     const bool pads = a_.steps.lengths && own_.row + c < calendar_.B;
     const int64_t at = int64_t(slot_row_ + token) * (G * H_) + own_.unit;
-    T* row = shared + (own_.column + c) * Weights_::stride + own_.unit;
+    T* row = shared + (own_.column + c) * WeightTiles::stride + own_.unit;
     for_gates<C>([&](auto gate, auto meets_x, auto meets_h) {
       Units<T, octets> x, h, operands;
       for (int o = 0; o < octets; ++o) {

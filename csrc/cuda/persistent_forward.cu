@@ -3,8 +3,8 @@
 // rows of W_hh, the same units for all gates), adds the x products that were loaded two steps ago, runs the cell, writes h' to the other of
 // two copies of h and to `out`, what the backward pass needs to memory, and meets the other warps at one barrier.
 // Threads: a CTA is 8 rows of the batch of one direction; a warp `octets` * 8 units; a thread `octets` units of two rows, all gates of them.
-// Budget: shared memory 2 * 8 * (H padded + 16 bytes), at most 8.4 KB. Registers: G * octets * k_tiles * 2 for the weights (128 at an LSTM's 128
-// units of 16 bits), 2 * 2 * G * octets for x products; one CTA an SM at the largest H. No spills (tests/test_cuda_compile.py).
+// Budget: shared memory 2 * 8 * (H padded + 16 bytes), at most 12.5 KB (TF32 RNN). Registers: G * octets * k_tiles * 2 for the weights (128 at
+// an LSTM's 128 units of 16 bits), 2 * 2 * G * octets for x products; one CTA an SM at the largest H. No spills (tests/test_cuda_compile.py).
 // Limits: 16-bit types and TF32, no projection, H within tilings.h. regime.h selects it.
 #include "cuda/persistent.cuh"
 
@@ -16,7 +16,7 @@ template <class T, class C, class Tiles>
 class ForwardTile {
   using V = Wide<T>;
   static constexpr int G = C::gates, octets = Tiles::octets, tiles = G * octets / 2;
-  using Weights_ = Fragments<T, tiles, Tiles::k_tiles>;
+  using WeightTiles = Fragments<T, tiles, Tiles::k_tiles>;
 
   // What a step needs that is known before it.
   struct Inputs {
@@ -35,12 +35,12 @@ class ForwardTile {
   const bool whole_;
   int end_[2];  // of its rows
   int coming_;  // token of the step to be fetched next
-  Weights_ weights_;
+  WeightTiles weights_;
   V biases_[octets][C::biases], carry_[2][octets];
   Units<T, octets> state_[2];
 
  public:
-  static constexpr int copy_size = tile_rows * Weights_::stride;
+  static constexpr int copy_size = tile_rows * WeightTiles::stride;
 
   __device__ ForwardTile(const ForwardArgs<T>& a, const ForwardLoop<T>& k)
       : a_(a), k_(k), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), int(blockIdx.y)},
@@ -71,10 +71,10 @@ class ForwardTile {
   __device__ int64_t state_at(int c) const { return (calendar_.d * a_.shape.B + own_.row + c) * H_ + own_.unit; }
 
   __device__ void load() {
-    const bool whole_words = H_ % Weights_::values == 0 && aligned<Weights_::values>(w_.w_hh);
+    const bool whole_words = H_ % WeightTiles::values == 0 && aligned<WeightTiles::values>(w_.w_hh);
     weights_.load([&](int octet, int tile, int i) {
-      const int unit = own_.unit + octet % octets, k = tile * Weights_::tile_values + i;
-      return load_units<Weights_::values>(w_.w_hh + (octet / octets * H_ + unit) * H_ + k, unit < H_ ? H_ - k : 0, whole_words);
+      const int unit = own_.unit + octet % octets, k = tile * WeightTiles::tile_values + i;
+      return load_units<WeightTiles::values>(w_.w_hh + (octet / octets * H_ + unit) * H_ + k, unit < H_ ? H_ - k : 0, whole_words);
     });
     for (int o = 0; o < octets; ++o) {
       for (V& b : biases_[o]) b = 0;
@@ -103,7 +103,7 @@ class ForwardTile {
   __device__ void write_operand(T* h, int c) const {
     Units<T, octets> h_c;
     for (int o = 0; o < octets; ++o) h_c.at[o] = operand(state_[c].at[o]);
-    store_units(h + (own_.column + c) * Weights_::stride + own_.unit, h_c, octets, true);
+    store_units(h + (own_.column + c) * WeightTiles::stride + own_.unit, h_c, octets, true);
   }
 
   // A row that does not run is not read: padding may be NaN, and there may be no such row.
