@@ -1,4 +1,5 @@
-"""Every CUDA source compiles for sm_80 and sm_90, and no kernel spills registers. Needs nvcc, no card."""
+"""Every CUDA source compiles for sm_80 and sm_90, no kernel spills registers, and the persistent ones keep their weights
+on the chip. Needs nvcc, no card; the last of them cuobjdump too."""
 
 import re
 import shutil

@@ -6,10 +6,13 @@
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
 // step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
 // Budget: no shared memory; at most 50 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. Selected for all of them: it is the only regime so far.
+// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_backward.cu) takes the steps of
+// a chunk out of its hands.
 #include "cuda/cells.h"
 #include "cuda/gradients.h"
+#include "cuda/persistent.h"
 #include "cuda/recompute.h"
+#include "cuda/regime.h"
 
 namespace rnnk::cuda {
 
@@ -157,11 +160,13 @@ class Backward {
 
   const BackwardArgs<T>& a_;
   const Shape& s_;
+  const Regime regime_;
   const Timeline timeline_;
   const int64_t columns_, Hp_;
   const bool projected_, recomputes_;
   Arena arena_;
-  const SideBySide<T> w_hh_, w_hr_;
+  const SideBySide<T> w_hh_, w_hr_;  // R0
+  const FirstTokens first_;          // R1
   V *d_h_, *d_hidden_ = nullptr, *d_carry_ = nullptr;  // [D, B, P], [D, B, H], [D, B, H]
   const int64_t steps_;
   TokenBuffers<T> tokens_;
@@ -169,17 +174,19 @@ class Backward {
   const Gradients<T> gradients_;
 
  public:
-  Backward(const BackwardArgs<T>& args, void* workspace, size_t chunk_bytes)
+  Backward(const BackwardArgs<T>& args, Regime regime, void* workspace, size_t chunk_bytes)
       : a_(args),
         s_(args.shape),
+        regime_(regime),
         timeline_(args),
         columns_(C::gates * s_.H),
         Hp_(padded_units(s_.H)),
         projected_(args.weights[0].w_hr),
         recomputes_(C::saved && !args.gates),
         arena_(workspace, 256),
-        w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, s_.D),
+        w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
         w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
+        first_(arena_, s_, args.steps, regime == Regime::r1),
         d_h_(arena_.take<V>(s_.D * s_.B * s_.P)),
         d_hidden_(projected_ ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
         d_carry_(C::has_cell_state || C::blends_state ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
@@ -192,10 +199,12 @@ class Backward {
   void enqueue(Queue& queue) const {
     w_hh_.enqueue_copy(queue);
     w_hr_.enqueue_copy(queue);
+    first_.enqueue(queue, s_, a_.steps);
     for (Chunk c{s_.T, s_.T}; c.begin > 0 && queue.error() == cudaSuccess;) {
       c = {std::max<int64_t>(0, c.begin - steps_), c.begin};
       for (int d = 0; d < s_.D; ++d) prepare(queue, d, c);
-      for (int64_t i = c.end - 1; i >= c.begin; --i) go_back(queue, c, i);
+      if (regime_ == Regime::r1) run_steps(queue, c);
+      else for (int64_t i = c.end - 1; i >= c.begin; --i) go_back(queue, c, i);
       gradients_.enqueue(queue, c);
     }
     gradients_.finish(queue);
@@ -223,8 +232,19 @@ class Backward {
     if (recomputes_) recompute_.enqueue(queue, a_, d, timeline_.tokens(times), before);
   }
 
+  const T* gates() const { return recomputes_ ? recompute_.gates() : a_.gates; }
+
+  void run_steps(Queue& queue, const Chunk& c) const {
+    BackwardLoop<T> loop{c, first_.table(), tokens_, gates(), {}, {}, d_h_, d_carry_};
+    for (int d = 0; d < s_.D; ++d) {
+      loop.slot_row[d] = d * tokens_.capacity - timeline_.tokens(timeline_.times(d, c)).first;
+      loop.gate_row[d] = recomputes_ ? loop.slot_row[d] : d * s_.N;
+    }
+    if constexpr (has_loop<T>) run_loop(queue, a_, loop);
+  }
+
   BackwardStep<T> step(const Chunk& c, int64_t i) const {
-    BackwardStep<T> k{{}, {}, {}, Hp_, tokens_, recomputes_ ? recompute_.gates() : a_.gates, d_h_, d_hidden_, d_carry_};
+    BackwardStep<T> k{{}, {}, {}, Hp_, tokens_, gates(), d_h_, d_hidden_, d_carry_};
     for (int d = 0; d < s_.D; ++d) {
       k.steps[d] = timeline_.step(d, i);
       k.token_row[d] = d * tokens_.capacity + timeline_.row_of_chunk(d, c, i);
@@ -260,8 +280,10 @@ class Backward {
 template <class T>
 cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
   if (!has_kernels(args.cell)) return cudaErrorNotSupported;
+  const std::optional<Regime> regime = choose(Layer(args));
+  if (!regime) return cudaErrorNotSupported;
   return with_cell<Wide<T>>(args.cell, [&](auto cell) {
-    const Backward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
+    const Backward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);
     layer.enqueue(queue);

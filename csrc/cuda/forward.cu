@@ -5,12 +5,13 @@
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row that has ended, or not begun, writes
 // zero to out and keeps its state.
 // Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. Selected for all of them: it is the only regime so far.
+// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_forward.cu) takes the steps of a
+// chunk out of its hands.
 #include "arena.h"
 #include "cuda/cells.h"
 #include "cuda/convert.h"
-#include "cuda/queue.h"
-#include "cuda/steps.h"
+#include "cuda/persistent.h"
+#include "cuda/regime.h"
 
 namespace rnnk::cuda {
 
@@ -94,27 +95,31 @@ class Forward {
 
   const ForwardArgs<T>& a_;
   const Shape& s_;
+  const Regime regime_;
   const Timeline timeline_;
   const int64_t columns_, steps_, chunk_tokens_;
   Arena arena_;
-  const SideBySide<T> w_hh_, w_hr_;
-  V *x_products_, *h_products_;  // [D, chunk_tokens, G * H], [D, B, G * H]
+  const SideBySide<T> w_hh_, w_hr_;  // R0
+  const FirstTokens first_;          // R1
+  V *x_products_, *h_products_ = nullptr;  // [D, chunk_tokens, G * H]; R0: [D, B, G * H]
   V* c_ = nullptr;               // [D, B, H]
   T *hidden_ = nullptr, *states_ = nullptr;
 
  public:
-  Forward(const ForwardArgs<T>& args, void* workspace, size_t chunk_bytes)
+  Forward(const ForwardArgs<T>& args, Regime regime, void* workspace, size_t chunk_bytes)
       : a_(args),
         s_(args.shape),
+        regime_(regime),
         timeline_(args),
         columns_(C::gates * s_.H),
         steps_(steps_of_chunk(s_, size_t(s_.D * s_.B * columns_) * sizeof(V), chunk_bytes)),
         chunk_tokens_(tokens_of_chunk(s_, steps_)),
         arena_(workspace, 256),
-        w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, s_.D),
-        w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D) {
+        w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
+        w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
+        first_(arena_, s_, args.steps, regime == Regime::r1) {
     x_products_ = arena_.take<V>(s_.D * chunk_tokens_ * columns_);
-    h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
+    if (regime == Regime::r0) h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
     if (C::has_cell_state) c_ = arena_.take<V>(s_.D * s_.B * s_.H);
     if (!args.weights[0].w_hr) return;
     hidden_ = arena_.take<T>(s_.D * s_.B * s_.H);
@@ -125,11 +130,13 @@ class Forward {
   void enqueue(Queue& queue) const {
     w_hh_.enqueue_copy(queue);
     w_hr_.enqueue_copy(queue);
+    first_.enqueue(queue, s_, a_.steps);
     queue.run(start_kernel<T>, over(s_.H, s_.D * s_.B), a_, c_);
     for (Chunk c{0, 0}; c.end < s_.T && queue.error() == cudaSuccess;) {
       c = {c.end, std::min(c.end + steps_, s_.T)};
       for (int d = 0; d < s_.D; ++d) multiply_x(queue, d, timeline_.tokens(timeline_.times(d, c)));
-      for (int64_t i = c.begin; i < c.end; ++i) advance(queue, c, i);
+      if (regime_ == Regime::r1) run_steps(queue, c);
+      else for (int64_t i = c.begin; i < c.end; ++i) advance(queue, c, i);
     }
   }
 
@@ -137,6 +144,12 @@ class Forward {
   void multiply_x(Queue& queue, int d, const TokenRange& tokens) const {
     queue.multiply(tokens.count, columns_, s_.I, Operand<T>{a_.x + tokens.first * s_.I, s_.I}, Operand<T>{a_.weights[d].w_ih, s_.I, true},
                    Result<V>{x_products_ + d * chunk_tokens_ * columns_, columns_});
+  }
+
+  void run_steps(Queue& queue, const Chunk& c) const {
+    ForwardLoop<T> loop{c, first_.table(), x_products_, {}, c_};
+    for (int d = 0; d < s_.D; ++d) loop.x_row[d] = d * chunk_tokens_ - timeline_.tokens(timeline_.times(d, c)).first;
+    if constexpr (has_loop<T>) run_loop(queue, a_, loop);
   }
 
   // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.
@@ -163,8 +176,10 @@ class Forward {
 template <class T>
 cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
   if (!has_kernels(args.cell)) return cudaErrorNotSupported;
+  const std::optional<Regime> regime = choose(Layer(args));
+  if (!regime) return cudaErrorNotSupported;
   return with_cell<Wide<T>>(args.cell, [&](auto cell) {
-    const Forward<T, decltype(cell)> layer(args, workspace, chunk_bytes);
+    const Forward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);
     layer.enqueue(queue);

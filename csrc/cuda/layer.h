@@ -36,6 +36,7 @@ struct ForwardArgs {
   T* c_n;          // [D, B, H], LSTM only
   T* gates;        // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them
   Wide<T>* cells;  // [D, N, Hp], or null when no backward pass follows; LSTM only
+  bool tf32;       // float: products may take their operands as TF32
 };
 
 template <class T>
@@ -57,12 +58,14 @@ struct BackwardArgs {
   T* d_h0;         // [D, B, P] or null
   T* d_c0;         // [D, B, H] or null
   WeightGradients<T> d_weights[2];
+  bool tf32;  // as in ForwardArgs
 };
 
 // Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs, never 0; a workspace lies at a multiple
 // of 256. Nothing is allocated, nothing waits, no host memory is read once the call has returned: it may be captured into a graph.
 // `chunk_bytes` bounds what the workspace holds per token: forward, products that shall stay in the L2; backward, what the large
-// products of a chunk of steps need, whose weight gradients are added up. T: float, double, __nv_bfloat16, __half.
+// products of a chunk of steps need, whose weight gradients are added up. cudaErrorNotSupported where the environment
+// forces a regime that does not take the layer (regime.h). T: float, double, __nv_bfloat16, __half.
 template <class T>
 cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
                     size_t chunk_bytes = 32 << 20);

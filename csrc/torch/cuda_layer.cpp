@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include "cuda/layer.h"
+#include "cuda/regime.h"
 #include "torch/cuda_gemm.h"
 #include "torch/device.h"
 #include "torch/ops.h"
@@ -18,6 +19,12 @@
 namespace rnnk {
 
 namespace {
+
+const std::string regimes = [] {
+  std::string all;
+  for (const char* name : cuda::regime_names) all += (all.empty() ? "" : ", ") + std::string(name);
+  return all;
+}();
 
 template <class T>
 struct OnDevice {
@@ -79,9 +86,12 @@ cudaError_t enqueue(const cuda::BackwardArgs<T>& args, Rest&&... rest) {
 }
 
 template <class Args>
-void run(const Args& args, const Tensor& x) {
+void run(Args& args, const Tensor& x) {
   const cudaStream_t stream = at::cuda::getCurrentCUDAStream();
-  CublasProducts products(allows_tf32(args.shape.T));
+  args.tf32 = allows_tf32(args.shape.T);
+  CublasProducts products(args.tf32);
+  TORCH_CHECK(cuda::choose(cuda::Layer(args)), "rnnkernels: RNNKERNELS_CUDA_REGIME=", std::getenv("RNNKERNELS_CUDA_REGIME"),
+              " does not take this layer, or is none of ", regimes);
   size_t bytes = 0;
   check(enqueue(args, products.gemm(), nullptr, bytes, stream));
   const Tensor workspace = at::empty({std::max(int64_t(bytes), int64_t(1))}, x.options().dtype(at::kByte));  // null would ask for its size again
@@ -137,7 +147,7 @@ void backward(const BackwardPass& pass) {
 }
 
 const std::string toolkit = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
-const RegisterKernels registered(at::kCUDA, {&forward, &backward, toolkit, "R0"});
+const RegisterKernels registered(at::kCUDA, {&forward, &backward, toolkit, regimes});
 
 }  // namespace
 

@@ -3,7 +3,8 @@
 #pragma once
 #include "compare.h"
 #include "cuda/layer.h"
-#include "cuda/types.h"
+#include "cuda/ptx.cuh"
+#include "cuda/regime.h"
 
 namespace cuda = rnnk::cuda;
 
@@ -14,6 +15,17 @@ template <class T>
 T stored(double x) { return cuda::narrow<T>(cuda::Wide<T>(x)); }
 template <class T>
 double rounded(double x) { return cuda::widen(stored<T>(x)); }
+
+// Whether the calls allow TF32, in float.
+inline bool tf32 = false;
+inline double rounded_to_tf32(double x) {
+  const uint32_t bits = cuda::ptx::to_tf32(float(x));
+  float rounded;
+  std::memcpy(&rounded, &bits, 4);
+  return rounded;
+}
+template <class T>
+naive::Round rounding() { return tf32 ? rounded_to_tf32 : rounded<T>; }
 
 template <class To, class From, class F>
 Buffer<To> map(const Buffer<From>& from, const F& f) {
@@ -99,7 +111,7 @@ struct Inputs {
 template <class T>
 Problem<double> draw_any(const Case& c) {
   Problem<double> p(c);
-  const auto round = [](Buffer<double>& b) { b = map<double>(b, rounded<T>); };
+  const auto round = [](Buffer<double>& b) { b = map<double>(b, rounding<T>()); };
   for (Buffer<double>* b : {&p.x.data, &p.d_out.data, &p.h0, &p.c0, &p.d_h_n, &p.d_c_n}) round(*b);
   for (LayerWeights<double>& w : p.weights) round(w.w_ih), round(w.w_hh), round(w.b_ih), round(w.b_hh), round(w.w_hr);
   // The states of a row without steps only pass through.
@@ -109,15 +121,20 @@ Problem<double> draw_any(const Case& c) {
   return p;
 }
 
-// Where rounding takes no unit across relu's kink, where a gradient jumps.
+// Whether rounding took a unit across relu's kink, where a gradient jumps.
+inline bool crosses_kink(const Case& c, const Buffer<double>& out, const Buffer<double>& exact) {
+  for (int64_t i = 0; i < exact.size() && c.cell == rnnk::Cell::rnn_relu; ++i)
+    if ((exact[i] == 0) != (out[i] == 0)) return true;
+  return false;
+}
+
+// Where plain rounding takes none across.
 template <class T>
 Problem<double> draw(const Case& c) {
   for (;;) {
     Problem<double> p = draw_any<T>(c);
-    const Buffer<double> exact = expect(p).out.data, theirs = expect(p, rounded<T>).out.data;
-    bool crosses = false;
-    for (int64_t i = 0; i < exact.size(); ++i) crosses |= (exact[i] == 0) != (theirs[i] == 0);
-    if (!crosses) return p;
+    const Buffer<double> exact = expect(p).out.data, theirs = expect(p, rounding<T>()).out.data;
+    if (!crosses_kink(c, theirs, exact)) return p;
   }
 }
 
@@ -153,7 +170,7 @@ cudaError_t forward(const Problem<double>& p, const Inputs<T>& in, Saved<T>& to,
   to = {Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()),
         Buffer<T>(save == Save::all ? units * c.saved() : 0), Buffer<cuda::Wide<T>>(save != Save::nothing && c.is_lstm() ? units : 0)};
   cuda::ForwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), in.h0.data(), in.c0.data(), to.out.data.data(), to.h_n.data(),
-                            to.c_n.data(), to.gates.data(), to.cells.data()};
+                            to.c_n.data(), to.gates.data(), to.cells.data(), tf32};
   for (int d = 0; d < c.D; ++d) args.weights[d] = in.weights[d].template view<rnnk::Weights<T>>();
   return enqueue(cuda::forward<T>, args, loop, chunk_bytes);
 }
@@ -165,7 +182,8 @@ cudaError_t backward(const Problem<double>& p, const Inputs<T>& in, const Saved<
   const Case& c = p.c;
   to = {Tokens<T>(c, p.steps, c.I), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()), {}};
   cuda::BackwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), saved.out.data.data(), in.h0.data(), in.c0.data(), saved.gates.data(),
-                             saved.cells.data(), in.d_out.data(), in.d_h_n.data(), in.d_c_n.data(), to.x.data.data(), to.h0.data(), to.c0.data(), {}};
+                             saved.cells.data(), in.d_out.data(), in.d_h_n.data(), in.d_c_n.data(), to.x.data.data(),
+                             to.h0.data(), to.c0.data(), {}, tf32};
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
     args.weights[d] = in.weights[d].template view<rnnk::Weights<T>>();

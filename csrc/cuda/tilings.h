@@ -1,0 +1,71 @@
+// R1's template parameters: for each cell and width of type a few tilings, by rising H. The last one is the capacity, set by registers:
+// a thread may have at most 255 of them with up to 8 warps, 168 with up to 12, and `nvcc -Xptxas -v` must show no spills.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace rnnk::cuda {
+
+// H is padded to `k_tiles` tiles of 32 bytes; a warp owns `octets` times 8 units.
+template <int k_tiles_, int octets_>
+struct Tiling {
+  static constexpr int k_tiles = k_tiles_, octets = octets_;
+};
+template <class T, class Tiles>
+constexpr int units_of = Tiles::k_tiles * 32 / int(sizeof(T));
+template <class T, class Tiles>
+constexpr int most_threads = units_of<T, Tiles> / (8 * Tiles::octets) * 32;
+
+template <class... Tiles>
+struct TilingList {};
+
+// By the number of gates and sizeof(T). The numbers of warps at full H stand behind.
+template <int gates, size_t bytes>
+struct Tilings;
+template <>
+struct Tilings<4, 2> {
+  using Forward = TilingList<Tiling<2, 1>, Tiling<4, 1>, Tiling<8, 2>>;   // 4, 8, 8
+  using Backward = TilingList<Tiling<2, 2>, Tiling<4, 2>, Tiling<8, 2>>;  // 2, 4, 8
+};
+template <>
+struct Tilings<3, 2> {
+  using Forward = TilingList<Tiling<2, 2>, Tiling<4, 2>, Tiling<8, 2>>;  // 2, 4, 8
+  using Backward = Forward;
+};
+template <>
+struct Tilings<1, 2> {
+  using Forward = TilingList<Tiling<4, 2>, Tiling<8, 2>, Tiling<16, 4>>;  // 4, 8, 8
+  using Backward = Forward;
+};
+template <>
+struct Tilings<4, 4> {
+  using Forward = TilingList<Tiling<4, 1>, Tiling<8, 1>, Tiling<10, 1>>;  // 4, 8, 10
+  using Backward = TilingList<Tiling<4, 2>, Tiling<8, 2>>;                // 2, 4
+};
+template <>
+struct Tilings<3, 4> {
+  using Forward = TilingList<Tiling<4, 2>, Tiling<8, 2>, Tiling<12, 2>>;  // 2, 4, 6
+  using Backward = Forward;
+};
+template <>
+struct Tilings<1, 4> {
+  using Forward = TilingList<Tiling<8, 2>, Tiling<16, 2>, Tiling<24, 2>>;  // 4, 8, 12
+  using Backward = Forward;
+};
+
+// The largest H.
+template <class T, class... Tiles>
+constexpr int64_t capacity(TilingList<Tiles...>) {
+  int64_t most = 0;
+  ((most = units_of<T, Tiles>), ...);
+  return most;
+}
+
+// Calls f(Tiling{}) with the first that takes H units.
+template <class T, class... Tiles, class F>
+void with_tiling(TilingList<Tiles...>, int64_t H, const F& f) {
+  bool found = false;
+  ((!found && H <= units_of<T, Tiles> ? (found = true, f(Tiles{})) : void()), ...);
+}
+
+}  // namespace rnnk::cuda
