@@ -44,11 +44,17 @@ def flip_update_gate(module):
 
     torch.nn's state is h' = (1 - z) n + z h. For weights of a model that writes h' = (1 - z) h + z n (Cho et al. 2014 do, in one of their
     papers): load them, then flip. 1 - sigmoid(a) = sigmoid(-a), so the gate's rows of all weights and biases change their sign.
+    ValueError, before anything is changed, where weight_norm or a parametrization computes a weight.
     """
     if not isinstance(module, (torch.nn.GRU, torch.nn.GRUCell)):
         raise TypeError(f"flip_update_gate: expected a GRU or GRUCell, got {type(module).__name__}")
-    for p in module.parameters():
-        p[module.hidden_size : 2 * module.hidden_size].neg_()
+    names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    computed = [name for name in names if name not in module._parameters]
+    if computed:
+        raise ValueError(f"flip_update_gate: {', '.join(computed)} is computed by a parametrization; flip before it is added")
+    for name in names:
+        if module._parameters[name] is not None:
+            module._parameters[name][module.hidden_size : 2 * module.hidden_size].neg_()
     return module
 
 

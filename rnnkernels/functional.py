@@ -87,6 +87,7 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
     if lengths is not None:
         _check_lengths(lengths, input, batch_first, batch_sizes)
     _check_counts(states, params, has_biases, num_layers, bidirectional)
+    _check_devices(input, states, params)
     reset_states = _reset_states(reset, reset_hx, input, states)
 
     def run(x, all_states, weights, *args):
@@ -123,20 +124,33 @@ def _reset_states(reset, reset_hx, input, states):
         if reset_hx is not None:
             raise ValueError("reset_hx is given without reset, which says when")
         return (None,) * len(states)
-    if not isinstance(reset, torch.Tensor) or reset.dtype is not torch.bool:
-        got = reset.dtype if isinstance(reset, torch.Tensor) else type(reset).__name__
-        raise TypeError(f"reset must be a torch.bool tensor, got {got}")
+    check_reset(reset, input)
+    if reset_hx is None:
+        return (None,) * len(states)
+    check_reset_hx(reset_hx, states)
+    return tuple(r.expand(s.shape) for r, s in zip(reset_hx, states))
+
+
+def check_reset(reset, input):
+    """TypeError or ValueError unless `reset` has a truth value for each token of input."""
+    if not isinstance(reset, torch.Tensor) or reset.dtype is not torch.bool or reset.layout is not torch.strided:
+        got = f"{reset.dtype} and {reset.layout}" if isinstance(reset, torch.Tensor) else type(reset).__name__
+        raise TypeError(f"reset must be a dense torch.bool tensor, got {got}")
     if reset.shape != input.shape[:-1] or reset.device != input.device:
         raise ValueError(f"reset must have shape {list(input.shape[:-1])}, one value for each step of each row, on {input.device}; "
                          f"got {list(reset.shape)} on {reset.device}")
-    if reset_hx is None:
-        return (None,) * len(states)
-    if not isinstance(reset_hx, (tuple, list)) or len(reset_hx) != len(states):
-        raise TypeError(f"reset_hx must be like hx, a tuple of {len(states)} tensors")
+
+
+def check_reset_hx(reset_hx, states):
+    """TypeError or ValueError unless `reset_hx` is a tuple of tensors like `states`, or with B = 1."""
+    tensors = isinstance(reset_hx, (tuple, list)) and all(isinstance(r, torch.Tensor) for r in reset_hx)
+    if not tensors or len(reset_hx) != len(states):
+        raise TypeError("reset_hx must be like hx, " + ("a tensor" if len(states) == 1 else f"a tuple of {len(states)} tensors"))
     for r, s in zip(reset_hx, states):
-        if not isinstance(r, torch.Tensor) or r.dim() != 3 or r.shape[1] not in (1, s.shape[1]) or r.shape[::2] != s.shape[::2]:
-            raise ValueError(f"reset_hx must be like hx, of size {list(s.shape)} or with B = 1, got {list(getattr(r, 'shape', []))}")
-    return tuple(r.expand(s.shape) for r, s in zip(reset_hx, states))
+        if r.dim() != 3 or r.shape[1] not in (1, s.shape[1]) or r.shape[::2] != s.shape[::2]:
+            raise ValueError(f"reset_hx must be like hx, of size {list(s.shape)} or with B = 1, got {list(r.shape)}")
+        if r.device != s.device or r.dtype != s.dtype or r.layout is not torch.strided:
+            raise ValueError(f"reset_hx must be like hx, {s.dtype} on {s.device}, got {r.dtype} on {r.device}, {r.layout}")
 
 
 def _check_counts(states, params, has_biases, num_layers, bidirectional):
@@ -147,6 +161,12 @@ def _check_counts(states, params, has_biases, num_layers, bidirectional):
     for s in states:
         if s.dim() != 3 or s.shape[0] != rows:
             raise RuntimeError(f"Expected hidden states of size [{rows}, B, *], got {list(s.shape)}")
+
+
+def _check_devices(input, states, params):
+    for t in (*states, *params):
+        if t.device != input.device:
+            raise RuntimeError(f"Input, hidden states and parameters are not at the same device, found {input.device} and {t.device}")
 
 
 def _check_lengths(lengths, input, batch_first, batch_sizes):

@@ -51,12 +51,13 @@ class _Fused:
         batch = self._batch(x, hx, batch_sizes, order)
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, (*states, *weights)):
-            beyond = [name for name, value in (("lengths", lengths), ("reset", reset)) if value is not None] + self._beyond_torch_nn()
+            given = {"lengths": lengths, "reset": reset, "reset_hx": reset_hx}
+            beyond = [name for name, value in given.items() if value is not None] + self._beyond_torch_nn()
             return decline(lambda: super(_Fused, self).forward(input, hx), x, beyond)
         if order is not None and hx is not None:
             states = [s.index_select(1, order) for s in states]
         if reset is not None:
-            reset, reset_hx = self._resets(reset, reset_hx, batch_dim if unbatched else None, order)
+            reset, reset_hx = self._resets(input, reset, reset_hx, states, batch_dim if unbatched else None)
 
         options = {"batch_sizes": batch_sizes, "lengths": lengths, "reset": reset, "reset_hx": reset_hx}
         out, *last = self._run(x, states, weights, options)
@@ -106,19 +107,25 @@ class _Fused:
                 return None
         return [s.unsqueeze(1) for s in hx] if unbatched else hx
 
-    def _resets(self, reset, reset_hx, batch_dim, order):
-        """Both as `functional` takes them. batch_dim: of unbatched input; order: of a packed sequence's rows."""
-        reset = reset.data if isinstance(reset, PackedSequence) else reset
-        if batch_dim is not None and isinstance(reset, torch.Tensor):
+    def _resets(self, input, reset, reset_hx, states, batch_dim):
+        """Both as `functional` takes them. batch_dim: of unbatched input, None otherwise."""
+        packed, order = isinstance(input, PackedSequence), None
+        if packed:
+            order = input.sorted_indices
+            if isinstance(reset, PackedSequence):
+                reset = _data_of_same_rows(reset, input)
+        functional.check_reset(reset, input.data if packed else input)
+        if batch_dim is not None:
             reset = reset.unsqueeze(batch_dim)
         if reset_hx is None:
             return reset, None
         tensors = (reset_hx,) if isinstance(reset_hx, torch.Tensor) else reset_hx
-        if batch_dim is not None:
-            tensors = [s.unsqueeze(1) for s in tensors]
+        if batch_dim is not None and isinstance(tensors, (tuple, list)):
+            tensors = [s.unsqueeze(1) if isinstance(s, torch.Tensor) and s.dim() == 2 else s for s in tensors]
+        functional.check_reset_hx(tensors, states)
         if order is not None:
             tensors = [s if s.shape[1] == 1 else s.index_select(1, order) for s in tensors]
-        return reset, (tensors[0] if isinstance(reset_hx, torch.Tensor) else tuple(tensors))
+        return reset, (tensors[0] if len(states) == 1 else tuple(tensors))
 
     def _beyond_torch_nn(self):
         """Names of this module's options that torch.nn would ignore."""
@@ -136,6 +143,14 @@ class _Fused:
         return self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first
 
 
+def _data_of_same_rows(packed, other):
+    """packed.data; ValueError unless both have the same lengths in the same order."""
+    same = lambda a, b: a is b or (a is not None and b is not None and torch.equal(a, b))
+    if not is_compiling() and not (same(packed.batch_sizes, other.batch_sizes) and same(packed.sorted_indices, other.sorted_indices)):
+        raise ValueError("reset is packed with other lengths, or in another order, than input")
+    return packed.data
+
+
 class _Recomputing(_Fused):
     """What an LSTM and a GRU have in common: gates that need not be kept."""
 
@@ -149,7 +164,7 @@ class _Recomputing(_Fused):
 
 
 class LSTM(_Recomputing, torch.nn.LSTM):
-    """torch.nn.LSTM, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr.
+    """torch.nn.LSTM, with `forward` in fused kernels and keywords of its own. Same constructor, state_dict and repr.
 
     recompute=True, a keyword of our own: training keeps only h and c of each step, and the backward pass computes the gates again.
     The same bits for a third more arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit
@@ -166,7 +181,7 @@ class LSTM(_Recomputing, torch.nn.LSTM):
 
 
 class GRU(_Recomputing, torch.nn.GRU):
-    """torch.nn.GRU, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr.
+    """torch.nn.GRU, with `forward` in fused kernels and keywords of its own. Same constructor, state_dict and repr.
 
     recompute=True as of `LSTM`: training keeps only h.
     reset_after=False, a keyword of our own, is the GRU of Cho et al. 2014 (Keras' reset_after=False, ONNX' linear_before_reset=0): the reset gate
@@ -195,7 +210,7 @@ class GRU(_Recomputing, torch.nn.GRU):
 
 
 class RNN(_Fused, torch.nn.RNN):
-    """torch.nn.RNN, with `forward` in fused kernels and a `lengths=` keyword. Same constructor, state_dict and repr.
+    """torch.nn.RNN, with `forward` in fused kernels and keywords of its own. Same constructor, state_dict and repr.
 
     nonlinearity may also be "sigmoid".
     """
@@ -203,7 +218,7 @@ class RNN(_Fused, torch.nn.RNN):
     __module__ = "rnnkernels"
 
     def __init__(self, *args, **kwargs):
-        if len(args) > 3:  # where torch.nn takes it, too
+        if len(args) > 3 and "nonlinearity" not in kwargs:  # where torch.nn takes it, too
             kwargs["nonlinearity"], args = args[3], (*args[:3], *args[4:])
         sigmoid = kwargs.get("nonlinearity") == "sigmoid"
         super().__init__(*args, **(kwargs | {"nonlinearity": "tanh"} if sigmoid else kwargs))

@@ -18,14 +18,15 @@ def _choose(name):
     fused, op, slow = getattr(_C, name), getattr(torch.ops.rnnkernels, name), getattr(reference, name)
 
     def layer(*args):
+        if args[0].is_cuda and (args[-2] is not None or name == "gru_reset_before"):
+            if not torch.compiler.is_compiling():
+                fallback.note("no CUDA kernels for reset= and reset_after=False yet; the slow plain-PyTorch reference runs instead")
+            return slow(*args)
         if torch.compiler.is_compiling():
             exports = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
             return onnx.layer(name, *args) if exports else op(*args)
         if transforms.active():
             return transforms.layer(name, *args)
-        if args[0].is_cuda and (args[-2] is not None or name == "gru_reset_before"):
-            fallback.note("no CUDA kernels for reset= and reset_after=False yet; the slow plain-PyTorch reference runs instead")
-            return slow(*args)
         return fused(*args)
 
     return layer

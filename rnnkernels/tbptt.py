@@ -112,7 +112,8 @@ def _steps(tensors):
 def _detach(state):
     """The same numbers without their history."""
     if isinstance(state, (tuple, list)):
-        return type(state)(map(_detach, state))
+        parts = map(_detach, state)
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # a namedtuple takes them one by one
     if isinstance(state, dict):
         return {name: _detach(value) for name, value in state.items()}
     return state.detach() if isinstance(state, torch.Tensor) else state

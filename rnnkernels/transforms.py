@@ -26,7 +26,9 @@ def active():
 def layer(name, *args):
     """The op `name` on args, under the active transforms."""
     kinds = {i.key() for i in get_interpreter_stack() or ()}
-    resets = args[-2] is not None
+    resets, lengths = args[-2] is not None, args[-3]
+    if resets and lengths is not None and torch._C._functorch.is_batchedtensor(lengths):
+        raise NotImplementedError("rnnkernels: vmap over `lengths` together with `reset`; loop over the elements instead")
     if resets or forward_ad._current_level >= 0 or not kinds <= {TransformType.Grad, TransformType.Vmap}:
         return getattr(reference, name)(*args)
     save = TransformType.Grad in kinds or torch.is_grad_enabled()

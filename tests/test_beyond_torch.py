@@ -194,6 +194,14 @@ def test_cells_are_a_layer_of_one_step(option):
     torch.testing.assert_close(cell(x, h), layer(x[None], h[None])[1][0])
 
 
+def test_flip_update_gate_refuses_computed_weights():
+    gru = torch.nn.utils.parametrizations.weight_norm(rnnkernels.GRU(3, 4), "weight_hh_l0")
+    before = [p.clone() for p in gru.parameters()]
+    with pytest.raises(ValueError, match="weight_hh_l0"):
+        rnnkernels.flip_update_gate(gru)
+    assert all(map(torch.equal, before, gru.parameters()))
+
+
 def test_flip_update_gate():
     """A model that writes h' = (1 - z) h + z n, as a plain loop, and the same weights in ours."""
     gru, x = rnnkernels.GRU(3, 4, reset_after=False), torch.randn(5, 2, 3)
@@ -229,6 +237,27 @@ def test_bad_resets():
         module(x, reset=reset, reset_hx=torch.zeros(1, 3, 4))
     with pytest.raises(TypeError, match="tuple of 2"):
         rnnkernels.LSTM(3, 4)(x, reset=reset, reset_hx=torch.zeros(1, 2, 4))
+    with pytest.raises(TypeError, match="dense"):
+        module(x, reset=reset.to_sparse())
+    for bad in (5, (None,), torch.zeros(1, 2, 4, dtype=torch.float64), torch.zeros(1, 2, 4, device="meta"), torch.zeros(4)):
+        with pytest.raises((TypeError, ValueError), match="reset_hx must be like hx"):
+            module(x, reset=reset, reset_hx=bad)
+        with pytest.raises((TypeError, ValueError), match="reset_hx must be like hx"):
+            module(x[:, 0], reset=reset[:, 0], reset_hx=bad)
+    with pytest.raises(ValueError, match=r"shape \[5\]"):
+        module(x[:, 0], reset=torch.tensor(True))
+    lengths = torch.tensor([3, 5])
+    pack = lambda t, lengths: pack_padded_sequence(t, lengths, enforce_sorted=False)
+    with pytest.raises(ValueError, match="packed with other lengths"):
+        module(pack(x, lengths), reset=pack(reset, lengths.flip(0)))
+    with pytest.raises(ValueError, match="reset_hx"):
+        module(pack(x, lengths), reset=pack(reset, lengths), reset_hx=torch.zeros(1, 3, 4))
+    with pytest.raises(ValueError, match="reset_hx needs"):
+        rnnkernels.GRU(3, 4, dtype=torch.complex64)(x.to(torch.complex64), reset_hx=torch.zeros(1, 2, 4, dtype=torch.complex64))
+    with pytest.raises(RuntimeError, match="same device"):
+        rnnkernels.functional.gru(x, torch.zeros(1, 2, 4, device="meta"), module._flat_weights)
+    with pytest.raises(TypeError):
+        rnnkernels.RNN(3, 4, 1, "tanh", nonlinearity="relu")
     with pytest.raises(ValueError, match="reset_after=False needs"):
         rnnkernels.GRU(3, 4, reset_after=False, dtype=torch.complex64)(x.to(torch.complex64))
     with pytest.raises(ValueError, match="sigmoid"):

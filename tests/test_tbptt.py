@@ -1,5 +1,7 @@
 """tbptt: chunks of a sequence, against loops written by hand."""
 
+import collections
+
 import pytest
 import torch
 
@@ -128,3 +130,11 @@ def test_a_forgotten_state_is_an_error():
 def test_wrong_arguments(arguments, options, error, words):
     with pytest.raises(error, match=words):
         rnnkernels.tbptt(*arguments, **options)
+
+
+def test_a_named_tuple_stays_one():
+    State = collections.namedtuple("State", "h c")
+    chunks = rnnkernels.tbptt(torch.zeros(4, 1, 2), 2, state=State(torch.zeros(1), torch.ones(1, requires_grad=True)))
+    for _, state in chunks:
+        assert isinstance(state, State) and not state.c.requires_grad
+        chunks.state = State(state.h, state.c)
