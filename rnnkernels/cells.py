@@ -3,7 +3,7 @@
 import torch
 
 from . import functional
-from .support import decline, fits, read_parameters
+from .support import ResetAfter, decline, fits, read_parameters
 
 __all__ = ["LSTMCell", "GRUCell", "RNNCell"]
 
@@ -58,23 +58,11 @@ class LSTMCell(_FusedCell, torch.nn.LSTMCell):
         return functional.lstm_cell(x, states, *weights)
 
 
-class GRUCell(_FusedCell, torch.nn.GRUCell):
+class GRUCell(ResetAfter, _FusedCell, torch.nn.GRUCell):
     """torch.nn.GRUCell, with `forward` in fused kernels. Same constructor, state_dict and repr. reset_after=False as of `GRU`."""
 
     __module__ = "rnnkernels"
     _n_states = 1
-    reset_after = True  # an instance has the attribute only where it is False
-
-    def __init__(self, *args, reset_after=True, **kwargs):
-        super().__init__(*args, **kwargs)
-        if not reset_after:
-            self.reset_after = False
-
-    def extra_repr(self):
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
-
-    def _beyond_torch_nn(self):
-        return [] if self.reset_after else ["reset_after=False"]
 
     def _run(self, x, states, weights):
         return functional.gru_cell(x, states[0], *weights, reset_after=self.reset_after)

@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import dynamo, functional
 from .extension import _C
-from .support import decline, fits, read_parameters
+from .support import ResetAfter, decline, fits, read_parameters
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -180,7 +180,7 @@ class LSTM(_Recomputing, torch.nn.LSTM):
         return functional.lstm(x, states, weights, *self._flags(), **options, recompute=self.recompute)
 
 
-class GRU(_Recomputing, torch.nn.GRU):
+class GRU(ResetAfter, _Recomputing, torch.nn.GRU):
     """torch.nn.GRU, with `forward` in fused kernels and keywords of its own. Same constructor, state_dict and repr.
 
     recompute=True as of `LSTM`: training keeps only h.
@@ -189,18 +189,6 @@ class GRU(_Recomputing, torch.nn.GRU):
     """
 
     __module__ = "rnnkernels"
-    reset_after = True  # an instance has the attribute only where it is False
-
-    def __init__(self, *args, reset_after=True, **kwargs):
-        super().__init__(*args, **kwargs)
-        if not reset_after:
-            self.reset_after = False
-
-    def extra_repr(self):
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
-
-    def _beyond_torch_nn(self):
-        return [] if self.reset_after else ["reset_after=False"]
 
     def _state_widths(self):
         return (self.hidden_size,)

@@ -1,4 +1,4 @@
-"""Which calls the kernels take. The modules hand every other call to torch.nn, which runs it or raises its own error."""
+"""What layers and cells share: which calls the kernels take, for every other goes to torch.nn, which runs it or raises its own error; and an option."""
 
 import torch
 
@@ -49,3 +49,20 @@ def note_unsupported(x):
     """Tells, once, that x has a device or dtype without kernels. An x that has them was refused as an error: nothing to tell."""
     if x.device.type not in DEVICES or x.dtype not in DTYPES and (x.is_floating_point() or x.is_complex()):
         fallback.note(f"no kernel for {x.dtype} on {x.device.type}: torch.nn runs instead")
+
+
+class ResetAfter:
+    """The option reset_after of a GRU and a GRUCell; it stands first among their bases."""
+
+    reset_after = True  # an instance has the attribute only where it is False
+
+    def __init__(self, *args, reset_after=True, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not reset_after:
+            self.reset_after = False
+
+    def extra_repr(self):
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+    def _beyond_torch_nn(self):
+        return [] if self.reset_after else ["reset_after=False"]
