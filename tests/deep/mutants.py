@@ -6,7 +6,7 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 
 from dataclasses import dataclass
 
-LSTM, GRU, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "rnn", "activations"))
+LSTM, GRU, GRU_BEFORE, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "gru_reset_before", "rnn", "activations"))
 FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS, SIMD, WALK = (
     f"csrc/cpu/{name}.h"
     for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens", "simd", "walk"))
@@ -57,6 +57,20 @@ MUTANTS = [
     Mutant("GRU: gradients of n's two products exchanged", GRU, "hidden_slots[] = {0, 1, 3}", "hidden_slots[] = {0, 1, 2}"),
     Mutant("GRU: D(z) with n for h", GRU, "d * (previous - n)", "d * (n - n)"),
     Mutant("GRU: D(h) past W_hh dropped", GRU, "d_a * r}, d * z}", "d_a * r}, V(0) * d * z}"),
+    # The GRU's with the reset gate before the product.
+    Mutant("GRU before: the gated state without r", GRU_BEFORE, "return sigmoid(x[0] + h[0] + b[0]) * carry;", "return carry;"),
+    Mutant("GRU before: D(gated state) scaled by 1.001", GRU_BEFORE, "d_s * previous * (r * (one - r))", "V(1.001) * d_s * previous * (r * (one - r))"),
+    Mutant("GRU before: D(h) past the gated state dropped", GRU_BEFORE, "fma(d_s, r, d_carry)", "d_carry"),
+    Mutant("GRU before: W_hn's gradient with h", GRADIENTS, "tokens_.hidden(c, token); }, shape.P, to.w_hh + plain",
+           "a_->h0 + 0 * token; }, shape.P, to.w_hh + plain"),
+    Mutant("GRU before: no barrier between its two products", FORWARD, "    meet(task);\n    for_panels(task.panels, back,", "    for_panels(task.panels, back,"),
+    Mutant("RNN: sigmoid' is y", RNN, "d * (y * (V(1) - y))", "d * y"),
+    # States set anew.
+    Mutant("reset: c is kept", FORWARD, "task.s.carry_rows[i] = reset_carry_[task.d] + b * Hp_;", ";"),
+    Mutant("reset: the state of the first row for all", FORWARD, "a_.reset.h + (task.d * s_.B + a_.schedule.order[b]) * s_.P", "a_.reset.h + task.d * s_.B * s_.P"),
+    Mutant("reset: the gradient goes on to the step before", BACKWARD, "        from[u] = T(0);\n", ""),
+    Mutant("reset: one step late on the way back", BACKWARD, "d_reset(task, task.time(step + 1), n)", "d_reset(task, task.time(std::max<int64_t>(step, 0)), n)"),
+    Mutant("reset: W_hh's gradient with the state that was dropped", TOKENS, "if (a.reset.at(a.schedule, t, b)) return a.reset.h + row * a.shape.P;", ""),
     # The simple network's.
     Mutant("RNN: relu leaks", RNN, "select(a < V(0), V(0), a)", "select(a < V(0), V(0.001) * a, a)"),
     Mutant("RNN: relu's gradient ignores the sign", RNN, "select(y <= V(0), V(0), d)", "select(y <= V(0), d, d)"),
@@ -90,12 +104,12 @@ MUTANTS = [
     Mutant("pieces: the caller does not wait for helpers", PIECES, "door_.load(std::memory_order_acquire) != 0;) pause(spin++);", "spin < 0;) pause(spin++);"),
     Mutant("stepper: h read while it is written", STEPPER, "args.h0 = h_before.const_data_ptr<T>();", "args.h0 = layer[H0].const_data_ptr<T>();"),
     # The backward loop.
-    Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      multiply_w_hh",
-           "const int64_t t = step, n = task.active_rows(t);\n      multiply_w_hh"),
+    Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      d_state_after",
+           "const int64_t t = step, n = task.active_rows(t);\n      d_state_after"),
     Mutant("backward: d_out of the first direction for both", BACKWARD, "a.d_out.at(a.schedule, t, b) + task.d * k.s_.P", "a.d_out.at(a.schedule, t, b)"),
     Mutant("backward: D(c) starts at a stale value", BACKWARD, ": V(0)).store(d_carry_", ": V(0.001)).store(d_carry_"),
-    Mutant("backward: saved gates overwritten", BACKWARD, "d.carry.part[j].store(rows.carry[j] + u);",
-           "d.carry.part[j].store(rows.carry[j] + u);\n      if (C::saved) d.slots[0].part[j].store(const_cast<T*>(rows.gates[j]) + u);"),
+    Mutant("backward: saved gates overwritten", BACKWARD, "d.carry.part[j].store(rows.carry[j] + u);\n      for",
+           "d.carry.part[j].store(rows.carry[j] + u);\n      if (C::saved) d.slots[0].part[j].store(const_cast<T*>(rows.gates[j]) + u);\n      for"),
     Mutant("backward: a chunk starts from the first step of the last one", BACKWARD, "set_slot_rows(task, task.before, task.time(chunk.end))",
            "set_slot_rows(task, task.before, task.time(task.before.end - 1))"),
     Mutant("backward: a chunk misses its last token", CHUNK, "schedule.active[t1] - c.first_token;", "schedule.active[t1] - c.first_token - (c.begin > 0);"),
@@ -110,7 +124,7 @@ MUTANTS = [
     Mutant("gradients: a bias keeps the last chunk's sum", GRADIENTS, "is_first(c) ? sum : load_upto", "true ? sum : load_upto"),
     Mutant("gradients: d_x of the second direction only", GRADIENTS, "store_upto(second ? product", "store_upto(false ? product"),
     Mutant("gradients: d_x added one step too late", GRADIENTS, "at.t >= chunks[0].begin)", "at.t > chunks[0].begin)"),
-    Mutant("tokens: h0 in sorted order", TOKENS, "return a.h0 + (d * a.shape.B + a.schedule.order[b])", "return a.h0 + (d * a.shape.B + b)"),
+    Mutant("tokens: h0 in sorted order", TOKENS, "return a.h0 + row * a.shape.P;", "return a.h0 + (d * a.shape.B + b) * a.shape.P;"),
     Mutant("tokens: reverse W_hh reads padding", TOKENS, "t + 1 < a.shape.T && b < a.schedule.active[t + 1] ? t + 1", "t + 1 < a.shape.T ? t + 1"),
     Mutant("gradients: W_hh's with the state after the step", GRADIENTS, "return state_before(*a_, c.d, at.t, at.b);",
            "return a_->out.at(a_->schedule, at.t, at.b) + c.d * a_->shape.P;"),
@@ -121,11 +135,12 @@ MUTANTS = [
     Mutant("layer: weights kept by address", CHECKED, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
     Mutant("layer: d_c_n ignored", DEVICE, "point(args.d_c_n, pass.d_c_n);", "args.d_c_n = nullptr;"),
     Mutant("autograd: a wanted gradient skipped", AUTOGRAD, "ctx->needs_input_grad(edge++)) needs |=", "ctx->needs_input_grad(edge++) && k != H0) needs |="),
-    Mutant("recompute: h of the chunk's first tokens for all", RECOMPUTE, "s.h_rows + first, n, p, s.h_product", "s.h_rows, n, p, s.h_product"),
+    Mutant("recompute: h of the chunk's first tokens for all", RECOMPUTE, "s.h_rows + first, n, p, s.h_product);\n    if constexpr",
+           "s.h_rows, n, p, s.h_product);\n    if constexpr"),
     Mutant("recompute: gates of two rows exchanged", RECOMPUTE, "store(s.gate_rows[first + i + j] + k * Hp + u)",
            "store(s.gate_rows[first + i + count - 1 - j] + k * Hp + u)"),
-    Mutant("recompute: no barrier before the loop", BACKWARD, "recompute_(thread, chunks);\n        barriers_.all->wait(partition_.threads);",
-           "recompute_(thread, chunks);"),
+    Mutant("recompute: no barrier before the loop", BACKWARD, "recompute_(thread, chunks, tokens_, *barriers_.all);\n        barriers_.all->wait(partition_.threads);",
+           "recompute_(thread, chunks, tokens_, *barriers_.all);"),
     Mutant("stepper: the output of the step before", STEPPER, "for (const auto& layer : layers_) layer->step(threads);\n    copy_rows(top",
            "copy_rows(top"),
     Mutant("stepper: the first row of x for all", STEPPER, "from[i * from_stride + j]", "from[j]"),
