@@ -64,5 +64,6 @@ def _same_start():
     torch.manual_seed(0)
     fallback.seen.clear()
     threads = torch.get_num_threads()
-    yield
+    with torch.backends.__allow_nonbracketed_mutation():  # torch.testing._internal freezes flags that some tests set and restore
+        yield
     torch.set_num_threads(threads)
