@@ -80,36 +80,32 @@ def _in_float32(fn):
 def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, reset_h, reset_c,
          batch_sizes, lengths, reset, recompute=False):
     """One LSTM layer, both directions; returns (out, h_n, c_n). Shapes at the top of this file."""
-    step = lambda x, h, c: lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
-    step_r = lambda x, h, c: lstm_step(x, h, c, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r)
-    return _layer(step, step_r if w_ih_r is not None else None, x, (h0, c0), (reset_h, reset_c), batch_sizes, lengths, reset)
+    forward, reverse = (w_ih, w_hh, b_ih, b_hh, w_hr), (w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r)
+    return _layer(lstm_step, forward, reverse, x, (h0, c0), (reset_h, reset_c), batch_sizes, lengths, reset)
 
 
 @_in_float32
 def gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, reset_h, batch_sizes, lengths, reset,
         recompute=False):
     """One GRU layer, both directions; returns (out, h_n). Shapes at the top of this file."""
-    step = lambda x, h: gru_step(x, h, w_ih, w_hh, b_ih, b_hh)
-    step_r = lambda x, h: gru_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r)
-    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
+    forward, reverse = (w_ih, w_hh, b_ih, b_hh), (w_ih_r, w_hh_r, b_ih_r, b_hh_r)
+    return _layer(gru_step, forward, reverse, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
 
 
 @_in_float32
 def gru_reset_before(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, reset_h, batch_sizes, lengths, reset,
                      recompute=False):
     """As `gru`, in the form of Cho et al. 2014 (arXiv:1406.1078): the reset gate acts on h before the recurrent product."""
-    step = lambda x, h: gru_reset_before_step(x, h, w_ih, w_hh, b_ih, b_hh)
-    step_r = lambda x, h: gru_reset_before_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r)
-    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
+    forward, reverse = (w_ih, w_hh, b_ih, b_hh), (w_ih_r, w_hh_r, b_ih_r, b_hh_r)
+    return _layer(gru_reset_before_step, forward, reverse, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
 
 
 @_in_float32
 def rnn(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, w_hh_r, b_ih_r, b_hh_r, reset_h, batch_sizes, lengths, reset,
         nonlinearity="tanh"):
     """One RNN layer with tanh, relu or sigmoid, both directions; returns (out, h_n). Shapes at the top of this file."""
-    step = lambda x, h: rnn_step(x, h, w_ih, w_hh, b_ih, b_hh, nonlinearity)
-    step_r = lambda x, h: rnn_step(x, h, w_ih_r, w_hh_r, b_ih_r, b_hh_r, nonlinearity)
-    return _layer(step, step_r if w_ih_r is not None else None, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
+    forward, reverse = (w_ih, w_hh, b_ih, b_hh, nonlinearity), (w_ih_r, w_hh_r, b_ih_r, b_hh_r, nonlinearity)
+    return _layer(rnn_step, forward, reverse, x, (h0,), (reset_h,), batch_sizes, lengths, reset)
 
 
 def lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
@@ -128,14 +124,17 @@ def rnn_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
     return _in_float32(rnn_step)(x, hx, w_ih, w_hh, b_ih, b_hh, nonlinearity)[0]
 
 
-def _layer(step, step_r, x, states, reset_states, batch_sizes, lengths, reset):
+def _layer(cell, forward, reverse, x, states, reset_states, batch_sizes, lengths, reset):
+    """cell: (x, *state, *weights) -> the next state. forward, reverse: each direction's weights; w_ih None without the latter."""
+    step, step_r = (lambda x, *state, weights=w: cell(x, *state, *weights) for w in (forward, reverse))
     tokens = _tokens(x, batch_sizes, lengths)
     resets = [None] * len(tokens) if reset is None else [r for r, _ in _tokens(reset, batch_sizes, lengths)]
-    reset_states = [torch.zeros_like(s) if r is None else r for s, r in zip(states, reset_states)]
-    out, last = _direction(step, tokens, [s[0] for s in states], resets, [r[0] for r in reset_states], reverse=False)
+    if reset is not None:
+        reset_states = [torch.zeros_like(s) if r is None else r for s, r in zip(states, reset_states)]
+    out, last = _direction(step, tokens, 0, states, resets, reset_states)
     last = [s.unsqueeze(0) for s in last]
-    if step_r is not None:
-        out_r, last_r = _direction(step_r, tokens, [s[1] for s in states], resets, [r[1] for r in reset_states], reverse=True)
+    if reverse[0] is not None:
+        out_r, last_r = _direction(step_r, tokens, 1, states, resets, reset_states)
         out = [torch.cat(pair, -1) for pair in zip(out, out_r)]
         last = [torch.cat([s, s_r.unsqueeze(0)]) for s, s_r in zip(last, last_r)]
     if batch_sizes is not None:
@@ -163,17 +162,17 @@ def _tokens(x, batch_sizes, lengths):
     return [(x_t, None) for x_t in x.unbind(0)]
 
 
-def _direction(step, tokens, states, resets, reset_states, reverse):
-    """Runs `step` over time; a row's state moves only at its own tokens. Returns the h of every step, the last states."""
-    out = []
+def _direction(step, tokens, d, states, resets, reset_states):
+    """Runs `step` over direction d's time; a row's state moves only at its own tokens. Returns the h of every step, the last states."""
+    out, states = [], [s[d] for s in states]
     order = range(len(tokens))
-    for t in reversed(order) if reverse else order:
+    for t in reversed(order) if d else order:
         (x_t, rows), reset = tokens[t], resets[t]
         own = states if rows is None else [s[rows] for s in states]
         if reset is not None:
-            anew = reset_states if rows is None else [s[rows] for s in reset_states]
+            anew = [s[d] if rows is None else s[d][rows] for s in reset_states]
             own = [torch.where(reset.unsqueeze(-1), a, s) for a, s in zip(anew, own)]
         new = step(x_t, *own)
         states = new if rows is None else [s.index_copy(0, rows, n) for s, n in zip(states, new)]
         out.append(new[0])
-    return out[::-1] if reverse else out, states
+    return out[::-1] if d else out, states

@@ -8,7 +8,6 @@ python -m bench.gpu.kernels < POINTS    answers a JSON object a line: the point,
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu import card
-from bench.gpu.points import contenders
+from bench.gpu.points import contenders, only_answers, set_precision
 from bench.peers import PADDED
 from bench.point import Point
 from bench.problem import draw
@@ -61,11 +60,10 @@ def kernels(contender, point: Point) -> int:
 
 
 def main():
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    answers = only_answers()
     rivals = {name: peer for name, peer in contenders().items() if name != PADDED}
     for point in (Point(**fields) for fields in json.load(sys.stdin)):
-        torch.backends.cudnn.allow_tf32 = point.dtype == "tf32"
+        set_precision(point)
         found = {}
         for name, peer in rivals.items():
             try:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from math import inf
 from statistics import median
+from typing import TextIO
 
 import torch
 
@@ -33,7 +34,7 @@ MOST_SETS = 8  # of tensors that a contender's calls go through in turn, so that
 
 def measure(point: Point, contenders: dict) -> dict:
     """The point's entry in the record. `refused` names who raised or was wrong, and why; they are not timed."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = point.dtype == "tf32"
+    set_precision(point)
     problems = [draw(point, 1, seed, DEVICE) for seed in range(tensor_sets(point))]
     result = {**vars(point), "tensor_sets": len(problems), "published": published(point), "seconds": {}, "ratios": {}}
     refused = result["refused"] = {}
@@ -51,6 +52,10 @@ def measure(point: Point, contenders: dict) -> dict:
             result["host_seconds"] = {name: enqueuing(call) for name, call in calls.items()}
             result["bound"] = bound(point, problems, result)
     return result
+
+
+def set_precision(point: Point):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = point.dtype == "tf32"
 
 
 def verify(problem: Problem, calls: dict[str, Callable], refused: dict) -> dict[str, float | None]:
@@ -135,9 +140,15 @@ def contenders() -> dict:
     return loaded if "cuda" in rnnkernels.info()["devices"] else {"torch": loaded["torch"]}
 
 
-def main():
+def only_answers() -> TextIO:
+    """Standard output; whatever else is printed from here on must not get between the answers."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever else is printed must not get between the answers
+    os.dup2(2, 1)
+    return answers
+
+
+def main():
+    answers = only_answers()
     say = lambda **answer: print(json.dumps(answer), file=answers)
     rivals = contenders()
     for index, fields in enumerate(json.load(sys.stdin)):

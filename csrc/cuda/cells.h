@@ -18,9 +18,6 @@ auto call_with(const F& f) {
   return f(C{});
 }
 
-// Of all cells but the GRU that resets before the product, whose step takes two products.
-inline bool has_kernels(Cell cell) { return cell != Cell::gru_reset_before; }
-
 // Calls f(C{}) with the cell's mathematics in V.
 template <class V, class F>
 auto with_cell(Cell cell, const F& f) {

@@ -61,6 +61,9 @@ struct BackwardArgs {
   bool tf32;  // as in ForwardArgs
 };
 
+// All cells but the GRU that resets before the product, whose step takes two products.
+inline bool has_kernels(Cell cell) { return cell != Cell::gru_reset_before; }
+
 // Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs, never 0; a workspace lies at a multiple
 // of 256. Nothing is allocated, nothing waits, no host memory is read once the call has returned: it may be captured into a graph.
 // `chunk_bytes` bounds what the workspace holds per token: forward, products that shall stay in the L2; backward, what the large

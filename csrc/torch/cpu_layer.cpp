@@ -65,6 +65,7 @@ const RegisterKernels registered(at::kCPU, {[](const ForwardPass& pass) {
                                             [](const BackwardPass& pass) {
                                               AT_DISPATCH_FLOATING_TYPES(pass.out.scalar_type(), "rnnkernels", [&] { backward<scalar_t>(pass); });
                                             },
+                                            [](Cell) { return true; },
                                             {},
                                             {}});
 

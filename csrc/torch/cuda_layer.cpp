@@ -100,7 +100,7 @@ void run(Args& args, const Tensor& x) {
 
 void check_supported(const Layer& layer) {
   TORCH_CHECK(!layer.reset.defined(), "rnnkernels: no CUDA kernels for reset yet; rnnkernels.reference has it");
-  TORCH_CHECK(layer.cell != Cell::gru_reset_before, "rnnkernels: no CUDA kernels for reset_after=False yet; rnnkernels.reference has it");
+  TORCH_CHECK(cuda::has_kernels(layer.cell), "rnnkernels: no CUDA kernels for reset_after=False yet; rnnkernels.reference has it");
 }
 
 // No row or no unit: nothing to compute, and no grid of zero blocks to launch.
@@ -147,7 +147,7 @@ void backward(const BackwardPass& pass) {
 }
 
 const std::string toolkit = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
-const RegisterKernels registered(at::kCUDA, {&forward, &backward, toolkit, regimes});
+const RegisterKernels registered(at::kCUDA, {&forward, &backward, &cuda::has_kernels, toolkit, regimes});
 
 }  // namespace
 

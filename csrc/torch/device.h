@@ -26,6 +26,7 @@ struct BackwardPass {
 struct DeviceKernels {
   void (*forward)(const ForwardPass&);
   void (*backward)(const BackwardPass&);
+  bool (*has)(Cell);
   std::string toolkit, names;  // for info()
 };
 

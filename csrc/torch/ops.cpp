@@ -73,11 +73,33 @@ struct Kernel<Op, R(Args...)> {
   }
 };
 
-// Calls the op `name`, of the type of the kernel behind it.
+// Calls f(Op{}) with the op of a cell.
+template <class F>
+auto with_op(Cell cell, const F& f) {
+  switch (cell) {
+    case Cell::lstm: return f(LstmOp{});
+    case Cell::gru: return f(GruOp{});
+    case Cell::gru_reset_before: return f(GruResetBeforeOp{});
+    default: return f(RnnOp{});
+  }
+}
+
+// Calls the op `name` + `suffix`, of the type of the kernel behind it.
 template <auto* kernel, class Tuple>
-auto call(const char* name, Tuple&& arguments) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<std::remove_pointer_t<decltype(kernel)>>();
+auto call(const char* name, const char* suffix, Tuple&& arguments) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow(("rnnkernels::" + std::string(name) + suffix).c_str(), "")
+                             .typed<std::remove_pointer_t<decltype(kernel)>>();
   return std::apply([](const auto&... a) { return op.call(a...); }, arguments);
+}
+
+// What an op or its *_train op returned.
+template <class Op, class... T>
+LayerOutputs layer_outputs(const std::tuple<T...>& o) {
+  if constexpr (sizeof...(T) == 5) return {std::get<0>(o), std::get<1>(o), std::get<2>(o), std::get<3>(o), std::get<4>(o)};
+  else if constexpr (std::is_same_v<Op, LstmOp>) return {std::get<0>(o), std::get<1>(o), std::get<2>(o), {}, {}};
+  else if constexpr (sizeof...(T) == 3) return {std::get<0>(o), std::get<1>(o), {}, std::get<2>(o), {}};
+  else return {std::get<0>(o), std::get<1>(o), {}, {}, {}};
 }
 
 template <size_t n, class Tuple, size_t... k>
@@ -90,50 +112,40 @@ std::array<Tensor, argument_count> defined_gradients(const Tuple& d, const std::
 }  // namespace
 
 LayerOutputs call_op(const Layer& layer) {
-  if (layer.cell == Cell::lstm) {
-    auto [out, h_n, c_n] = call<&Kernel<LstmOp>::infer>("rnnkernels::lstm", LstmOp::arguments(layer));
-    return {out, h_n, c_n, {}, {}};
-  }
-  auto [out, h_n] =
-      layer.cell == Cell::gru ? call<&Kernel<GruOp>::infer>("rnnkernels::gru", GruOp::arguments(layer))
-      : layer.cell == Cell::gru_reset_before
-          ? call<&Kernel<GruResetBeforeOp>::infer>("rnnkernels::gru_reset_before", GruResetBeforeOp::arguments(layer))
-          : call<&Kernel<RnnOp>::infer>("rnnkernels::rnn", RnnOp::arguments(layer));
-  return {out, h_n, {}, {}, {}};
+  return with_op(layer.cell, [&](auto op) {
+    using Op = decltype(op);
+    return layer_outputs<Op>(call<&Kernel<Op>::infer>(Op::name, "", Op::arguments(layer)));
+  });
 }
 
 LayerOutputs call_train_op(const Layer& layer) {
-  if (layer.cell == Cell::lstm) {
-    auto [out, h_n, c_n, gates, cells] = call<&Kernel<LstmOp>::train>("rnnkernels::lstm_train", LstmOp::arguments(layer));
-    return {out, h_n, c_n, gates, cells};
-  }
-  if (!saved_count(layer.cell)) return call_op(layer);
-  auto [out, h_n, gates] =
-      layer.cell == Cell::gru
-          ? call<&Kernel<GruOp>::train>("rnnkernels::gru_train", GruOp::arguments(layer))
-          : call<&Kernel<GruResetBeforeOp>::train>("rnnkernels::gru_reset_before_train", GruResetBeforeOp::arguments(layer));
-  return {out, h_n, {}, gates, {}};
+  return with_op(layer.cell, [&](auto op) {
+    using Op = decltype(op);
+    if constexpr (std::is_same_v<Op, RnnOp>) return call_op(layer);
+    else return layer_outputs<Op>(call<&Kernel<Op>::train>(Op::name, "_train", Op::arguments(layer)));
+  });
 }
 
 std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
                                                     const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs) {
-  const auto before = std::make_tuple(or_none(d_out), or_none(d_h_n));
-  if (layer.cell == Cell::lstm) {
-    const auto d = call<&Kernel<LstmOp>::lstm_backward>(
-        "rnnkernels::lstm_bwd", std::tuple_cat(before, std::make_tuple(or_none(d_c_n)), LstmOp::arguments(layer),
-                                               std::make_tuple(out, gates, cells, needs_of_op(needs, lstm_arguments))));
-    return defined_gradients(d, lstm_arguments, needs, std::make_index_sequence<lstm_arguments.size()>{});
-  }
-  const int64_t op_needs = needs_of_op(needs, gru_arguments);
-  const auto after = std::make_tuple(out, gates, op_needs);
-  const auto d = layer.cell == Cell::gru
-                     ? call<&Kernel<GruOp>::gru_backward>("rnnkernels::gru_bwd", std::tuple_cat(before, GruOp::arguments(layer), after))
-                 : layer.cell == Cell::gru_reset_before
-                     ? call<&Kernel<GruResetBeforeOp>::gru_backward>("rnnkernels::gru_reset_before_bwd",
-                                                                     std::tuple_cat(before, GruResetBeforeOp::arguments(layer), after))
-                     : call<&Kernel<RnnOp>::rnn_backward>("rnnkernels::rnn_bwd",
-                                                          std::tuple_cat(before, RnnOp::arguments(layer), std::make_tuple(out, op_needs)));
-  return defined_gradients(d, gru_arguments, needs, std::make_index_sequence<gru_arguments.size()>{});
+  return with_op(layer.cell, [&](auto op) {
+    using Op = decltype(op);
+    const auto cotangents = std::make_tuple(or_none(d_out), or_none(d_h_n));
+    const auto arguments = Op::arguments(layer);
+    if constexpr (std::is_same_v<Op, LstmOp>) {
+      const auto saved = std::make_tuple(out, gates, cells, needs_of_op(needs, lstm_arguments));
+      const auto d = call<&Kernel<Op>::lstm_backward>(Op::name, "_bwd", std::tuple_cat(cotangents, std::make_tuple(or_none(d_c_n)), arguments, saved));
+      return defined_gradients(d, lstm_arguments, needs, std::make_index_sequence<lstm_arguments.size()>{});
+    } else {
+      const int64_t op_needs = needs_of_op(needs, gru_arguments);
+      const auto d = [&] {
+        if constexpr (std::is_same_v<Op, RnnOp>)
+          return call<&Kernel<Op>::rnn_backward>(Op::name, "_bwd", std::tuple_cat(cotangents, arguments, std::make_tuple(out, op_needs)));
+        else return call<&Kernel<Op>::gru_backward>(Op::name, "_bwd", std::tuple_cat(cotangents, arguments, std::make_tuple(out, gates, op_needs)));
+      }();
+      return defined_gradients(d, gru_arguments, needs, std::make_index_sequence<gru_arguments.size()>{});
+    }
+  });
 }
 
 TORCH_LIBRARY(rnnkernels, m) {

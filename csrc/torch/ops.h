@@ -17,6 +17,7 @@ inline Tensor or_undefined(Optional t) { return t.value_or(Tensor()); }
 inline OptionalTensor or_none(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 struct LstmOp {
+  static constexpr const char* name = "lstm";
   using Outputs = std::tuple<Tensor, Tensor, Tensor>;
   using TrainOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
@@ -41,6 +42,7 @@ struct LstmOp {
 
 template <Cell cell>
 struct GruOpOf {
+  static constexpr const char* name = cell == Cell::gru ? "gru" : "gru_reset_before";
   using Outputs = std::tuple<Tensor, Tensor>;
   using TrainOutputs = std::tuple<Tensor, Tensor, Tensor>;
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
@@ -76,6 +78,7 @@ inline Cell rnn_cell(std::string_view nonlinearity) {
 inline std::string_view nonlinearity(Cell cell) { return cell == Cell::rnn_tanh ? "tanh" : cell == Cell::rnn_relu ? "relu" : "sigmoid"; }
 
 struct RnnOp {
+  static constexpr const char* name = "rnn";
   using Outputs = std::tuple<Tensor, Tensor>;
   using TrainOutputs = Outputs;  // nothing but the output is saved: there is no rnn_train
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih, Optional b_hh,
