@@ -1,7 +1,7 @@
 // sigmoid and tanh on a value type V: a float, a double, or a SIMD vector of either.
 //
 // V brings (see cpu/simd.h and cells/scalar.h): arithmetic, a < b, a <= b, select(mask, a, b), at_most(limit, x) and
-// at_least(limit, x), which keep NaN, fma, abs, copysign, recip, quotient and pow2_of_rounded. Everything here is branch-free, so the
+// at_least(limit, x), which keep NaN, fma, abs, copysign, recip, quotient and round_to_power. Everything here is branch-free, so the
 // lanes of a vector and a scalar take the same path.
 // Errors: sigmoid and tanh below 2.5 ulp, docs/numerics.md.
 //
@@ -24,11 +24,11 @@ template <class V>
 RNNK_FN void split_exp(V x, V& power, V& p) {
   constexpr bool is_float = sizeof(scalar_of<V>) == 4;
   V n;
-  pow2_of_rounded(x * V(1.44269504088896340736), n, power);
+  round_to_power(x, 1.44269504088896340736, n, power);
   if constexpr (is_float) {
     V r = fma(n, V(-0.693359375), x);
     r = fma(n, V(2.12194440e-4), r);
-    constexpr double c[] = {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1};
+    constexpr double c[] = {1.388251761722e-3, 8.366547135437e-3, 4.166720069327e-2, 1.666654342426e-1, 4.999999814968e-1};
     p = fma(horner(r, c), r * r, r);
   } else {
     V r = fma(n, V(-6.93145751953125e-1), x);
@@ -43,7 +43,7 @@ template <class V>
 RNNK_FN V sigmoid(V x) {
   V power, p;
   split_exp(at_least(V(0) - exp_limit<V>(), at_most(exp_limit<V>(), V(0) - x)), power, p);
-  return recip(V(1) + fma(power, p, power));
+  return recip(fma(power, p, power + V(1)));
 }
 
 // (e^2x - 1) / (e^2x + 1), with e^2x - 1 computed as one number: no cancellation near zero. It is 1 long before |x| = 20, and the

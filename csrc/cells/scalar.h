@@ -42,18 +42,18 @@ template <class T> RNNK_FN T quotient(T a, T b) { return a / b; }
 template <class T> RNNK_FN T at_most(T limit, T x) { return limit < x ? limit : x; }
 template <class T> RNNK_FN T at_least(T limit, T x) { return x < limit ? limit : x; }
 
-// n = x rounded to an integer, power = 2^n, for |x| < 2^20; the trick and its bits are those of cpu/simd.h.
+// n = factor * x rounded to an integer, power = 2^n, for |n| within the exponent; the trick and its bits are those of cpu/simd.h.
 template <class T>
-RNNK_FN void pow2_of_rounded(T x, T& n, T& power) {
+RNNK_FN void round_to_power(T x, double factor, T& n, T& power) {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
   constexpr int mantissa = std::numeric_limits<T>::digits - 1;
   constexpr int bias = std::numeric_limits<T>::max_exponent - 1;
-  constexpr T magic = T(1.5) * T(Bits(1) << mantissa);
-  const T shifted = x + magic;
+  constexpr T magic = T(1.5) * T(Bits(1) << mantissa) + T(bias);
+  const T shifted = fma(x, T(factor), magic);
   n = shifted - magic;
   Bits bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits + bias) << mantissa;
+  bits <<= mantissa;
   std::memcpy(&power, &bits, sizeof bits);
 }
 

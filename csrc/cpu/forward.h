@@ -231,14 +231,12 @@ class ForwardLoop {
     for_panels(task.panels, back, [&](int64_t p, int ahead) { weights_[task.d].multiply_w_hh(task.s.h_rows, 1, p, h_product(p), ahead); });
     const typename Gates::Beside panels_beside{0, units, chunk_rows_ * width, width};
     const int64_t whole = std::min(task.panels.end, (s_.H - 1 + V::lanes) / units);  // panels without a vector past the last unit
-    for (int64_t p = task.panels.begin; p < task.panels.end;) {
-      const auto apply = [&](auto count) {
-        apply_cell<count>(task, p, 0, x_product(task, p, row_of_chunk), h_product(p), panels_beside);
-        p += count;
-      };
-      if (p + rows_at_once <= whole) apply(std::integral_constant<int, rows_at_once>{});
-      else apply(std::integral_constant<int, 1>{});
-    }
+    const auto apply = [&](int64_t i, auto count) {
+      const int64_t p = task.panels.begin + i;
+      apply_cell<count>(task, p, 0, x_product(task, p, row_of_chunk), h_product(p), panels_beside);
+    };
+    for_rows(whole - task.panels.begin, apply);
+    for_rows<1>(task.panels.size(), apply, std::max<int64_t>(0, whole - task.panels.begin));
   }
 
   // A cell whose last gates meet the gated state: all of that first.

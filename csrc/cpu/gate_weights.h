@@ -10,7 +10,7 @@ template <class T, template <class> class CellOf, class S = T>
 class GateWeights {
   using V = Vec<T>;
   using C = CellOf<V>;
-  static constexpr int registers = C::gates == 1 ? 4 : C::gates;  // of a panel
+  static constexpr int registers = panel_registers(C::gates);
   static constexpr int per_gate = registers / C::gates;           // of them, per gate
   static constexpr int gated_registers = C::gated_products * per_gate, plain_registers = registers - gated_registers;
 

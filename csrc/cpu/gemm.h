@@ -100,7 +100,7 @@ struct Tile {
       }
       V b[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) b[v] = load(panel + v * V::lanes);
+      for (int v = 0; v < NV; ++v) b[v] = MR > 1 ? in_register(load(panel + v * V::lanes)) : load(panel + v * V::lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < MR; ++m) {
         const V broadcast = V::broadcast(a(m, k));

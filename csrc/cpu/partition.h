@@ -39,32 +39,46 @@ inline const int64_t l2_bytes = [] {
   return (size > 0 ? size : 1 << 20) * 6 / 7;
 }();
 
+// The registers of a panel, which holds all gates of its units (gate_weights.h).
+constexpr int panel_registers(int gates) { return gates == 1 ? 4 : gates; }
+
 struct LayerCost {
-  int64_t T, B, columns, I, K;  // columns = G * H of each step's products, over I and K = P
-  int D, lanes, element;
+  int64_t T, B, gates, H, I, K;  // the products of a step: G * H columns over I and K = P
+  int D, lanes, tile_rows, element;  // tile_rows: the most rows of a register tile (gemm.h)
   Packing packing;
   int64_t free_panels;  // that need nothing of each other: the threads do not meet (pieces.h). 0: they must
+
+  int64_t panel_width() const { return panel_registers(int(gates)) * lanes; }
+  double weights_of_column() const { return double(K) + double(I) / double(T); }  // read at each step: W_ih is read once for all of them
 };
 
-// Cycles of a whole layer under a partition: packing, and what bounds a step: multiplies, weight bytes, the barrier.
+// Cycles of a member's products with packed weights at each step: `panels` panels and `rows` rows. The first tile of rows finds the
+// weights where they stay between steps, the others where the first one left the panel.
+inline double product_cycles(const LayerCost& cost, double panels, double rows) {
+  constexpr double l1_bytes = 24e3, from_l1 = 64, from_l2 = 56, from_l3 = 26, tile_call = 420;
+  const double tiles = std::max(1., std::ceil(rows / cost.tile_rows)), columns = panels * double(cost.panel_width());
+  const auto multiplying = [&](int64_t K) { return 1.4 * rows * columns * double(K) / (2 * cost.lanes); };
+  const double bytes = columns * cost.weights_of_column() * cost.element, panel_bytes = double(cost.K * cost.panel_width() * cost.element);
+  const double first = bytes / (bytes < l1_bytes ? from_l1 : bytes < l2_bytes ? from_l2 : from_l3);
+  const double others = (tiles - 1) * bytes / (panel_bytes < l1_bytes ? from_l1 : from_l2);
+  const double h = multiplying(cost.K), reading = first + others;
+  return multiplying(cost.I) + std::max(h, reading) + std::min(h, reading) / 3 + panels * tiles * tile_call;
+}
+
+// Cycles of a whole layer under a partition: packing, and at each step the products, the cells, and what it costs a team to meet
+// and to bring each other's units over. Fitted to layers of B 2 to 64 and H 32 to 512 on two threads, each split by rows and by
+// columns: the cheaper split is chosen, or one within 5% of it.
 inline double cycles(const LayerCost& cost, const Partition& p) {
   constexpr double unpacked = 10;  // bytes a cycle, from whatever cache
-  const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.columns) / p.members;
-  const double gates = rows * columns * 32 / cost.lanes;
-  const double barrier = p.members > 1 && !cost.free_panels ? 400 : 0;
-  const double bytes = columns * (double(cost.K) + double(cost.I) / double(cost.T)) * cost.element;  // W_ih is read once for all steps
-  double step = gates + barrier + 100, once = 0;
-  if (cost.packing == Packing::never) {
-    step += bytes / unpacked;
-  } else {
-    const double arithmetic = rows * columns * double(cost.K + cost.I) / (2 * cost.lanes) * (rows < 2 ? 2 : 1);
-    const double reading = bytes / (bytes < 24e3 ? 64 : bytes < l2_bytes ? 32 : 9);  // L1, L2 and L3 bytes a cycle
-    step += std::max(arithmetic, reading) + std::min(arithmetic, reading) / 4;
-  }
-  if (cost.packing == Packing::now)
-    once = double(cost.D) * double(cost.columns) * double(cost.I + cost.K) * cost.element / unpacked / p.threads;
+  const double rows = std::ceil(double(cost.B) / double(p.groups)), columns = double(cost.gates * cost.H), width = double(cost.panel_width());
+  const double panels = std::ceil(std::ceil(columns / width) / p.members);
+  const double products = cost.packing == Packing::never ? columns / p.members * cost.weights_of_column() * cost.element / unpacked
+                                                         : product_cycles(cost, panels, rows);
+  const double cells = 24 * rows * panels * width / cost.lanes, meeting = p.members > 1 && !cost.free_panels ? 100 + 45 * rows : 0;
+  const double packing = cost.packing == Packing::now ? cost.D * columns * double(cost.I + cost.K) * cost.element / unpacked / p.threads : 0;
+  const double starting = p.threads == 1 ? 0 : cost.free_panels ? 2000 + 1000 * (p.threads - 1) : 8000;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
-  return once + rounds * double(cost.T) * step + (p.threads == 1 ? 0 : cost.free_panels ? 2000 + 1000 * (p.threads - 1) : 8000);
+  return starting + packing + rounds * double(cost.T) * (products + cells + meeting + 100);
 }
 
 // The cheapest of the splits into equal teams. Every choice gives the same bits.

@@ -3,14 +3,14 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-constexpr int rows_at_once = 2;
+// More rows would not fit into the registers.
+constexpr int rows_at_once = RNNK_VECTOR_BYTES == 64 ? 4 : 2;
 
 // f(i, count) for rows i to i + count of n.
-template <class F>
-RNNK_FN void for_rows(int64_t n, const F& f) {
-  int64_t i = 0;
-  for (; i + rows_at_once <= n; i += rows_at_once) f(i, std::integral_constant<int, rows_at_once>{});
-  for (; i < n; ++i) f(i, std::integral_constant<int, 1>{});
+template <int count = rows_at_once, class F>
+RNNK_FN void for_rows(int64_t n, const F& f, int64_t i = 0) {
+  for (; i + count <= n; i += count) f(i, std::integral_constant<int, count>{});
+  if constexpr (count > 1) for_rows<count / 2>(n, f, i);
 }
 
 template <class V, int n>
@@ -102,6 +102,6 @@ RNNK_FN Several<V, n> at_least(const Several<V, n>& limit, const Several<V, n>& 
   return Several<V, n>::of([&](int i) { return at_least(limit.part[i], x.part[i]); });
 }
 template <class V, int n>
-RNNK_FN void pow2_of_rounded(const Several<V, n>& x, Several<V, n>& rounded, Several<V, n>& power) {
-  Several<V, n>::for_each([&](int i) { pow2_of_rounded(x.part[i], rounded.part[i], power.part[i]); });
+RNNK_FN void round_to_power(const Several<V, n>& x, double factor, Several<V, n>& rounded, Several<V, n>& power) {
+  Several<V, n>::for_each([&](int i) { round_to_power(x.part[i], factor, rounded.part[i], power.part[i]); });
 }

@@ -52,22 +52,22 @@ RNNK_FN Vec<T> copysign(Vec<T> magnitude, Vec<T> sign) {
   return Vec<T>::from((magnitude.bits() & ~sign_bit<T>()) | (sign.bits() & sign_bit<T>()));
 }
 
-// n = x rounded to an integer, power = 2^n, for |x| < 2^20. Adding 1.5 * 2^(mantissa bits) leaves n in the low mantissa bits,
-// from where a shift moves it into the exponent.
-template <class T>
-RNNK_FN void pow2_of_rounded(Vec<T> x, Vec<T>& n, Vec<T>& power) {
-  constexpr int mantissa = std::numeric_limits<T>::digits - 1;
-  constexpr int bias = std::numeric_limits<T>::max_exponent - 1;
-  const Vec<T> magic(1.5 * double(int64_t(1) << mantissa));
-  const Vec<T> shifted = x + magic;
-  n = shifted - magic;
-  power = Vec<T>::from((shifted.bits() + bias) << mantissa);
-}
-
 template <class T>
 RNNK_FN Vec<T> load(const T* p) { return Vec<T>::load(p); }
 template <class T>
 RNNK_FN void store(Vec<T> a, T* p) { a.store(p); }
+
+// The same, in a register from here on: the compiler would else load it again for each use, where it has few.
+template <class T>
+RNNK_FN Vec<T> in_register(Vec<T> a) {
+  typename Vec<T>::Raw v = a.v;
+#if RNNK_VECTOR_BYTES == 64
+  asm("" : "+v"(v));
+#else
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
 
 // In memory only: the upper half of a float, rounded to nearest even.
 struct Bfloat16 {
@@ -95,14 +95,14 @@ RNNK_FN Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return Ve
 // 14 bits from the table, doubled by one Newton step: below 1 ulp, and a third of the cost of a division.
 RNNK_FN Vec<float> recip(Vec<float> a) {
   const Vec<float> y = Vec<float>::Raw(_mm512_rcp14_ps(a.v));
-  return fma(fma(Vec<float>(0) - a, y, Vec<float>(1)), y, y);
+  return fma(Vec<float>::Raw(_mm512_fnmadd_ps(a.v, y.v, Vec<float>(1).v)), y, y);
 }
 RNNK_FN Vec<double> recip(Vec<double> a) { return Vec<double>(1) / a; }
 
-// Rounded as a division is, but for rare cases in the last bit: the remainder corrects the product.
+// Rounded as a division is, but for rare cases in the last bit: the remainder corrects the 14 bits.
 RNNK_FN Vec<float> quotient(Vec<float> a, Vec<float> b) {
-  const Vec<float> y = recip(b), q = a * y;
-  return fma(fma(Vec<float>(0) - q, b, a), y, q);
+  const Vec<float> y = Vec<float>::Raw(_mm512_rcp14_ps(b.v)), q = a * y;
+  return fma(Vec<float>::Raw(_mm512_fnmadd_ps(q.v, b.v, a.v)), y, q);
 }
 RNNK_FN Vec<double> quotient(Vec<double> a, Vec<double> b) { return a / b; }
 
@@ -145,6 +145,18 @@ RNNK_FN void store_first(Vec<T> a, T* p, int64_t n) {
 }
 
 #endif
+
+// n = factor * x rounded to an integer, power = 2^n, for n that an exponent can hold. Adding 1.5 * 2^(mantissa bits) + bias leaves n + bias
+// in the low mantissa bits, from where a shift moves it into the exponent.
+template <class T>
+RNNK_FN void round_to_power(Vec<T> x, double factor, Vec<T>& n, Vec<T>& power) {
+  constexpr int mantissa = std::numeric_limits<T>::digits - 1;
+  constexpr int bias = std::numeric_limits<T>::max_exponent - 1;
+  const Vec<T> magic(1.5 * double(int64_t(1) << mantissa) + bias);
+  const Vec<T> shifted = fma(x, Vec<T>(factor), magic);
+  n = shifted - magic;
+  power = Vec<T>::from(shifted.bits() << mantissa);
+}
 
 // n >= lanes means all of them.
 template <class T>

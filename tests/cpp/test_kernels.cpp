@@ -13,15 +13,18 @@ struct Coverage {
 
   template <class T>
   void note(const Case& c, const std::string& isa, int threads) {
-    const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T));
-    const rnnk::cpu::LayerCost cost{c.T, c.B, c.gates() * c.H, c.I, c.state(), c.D, lanes, int(sizeof(T)), rnnk::cpu::reads_unpacked(c.T, c.B) ? rnnk::cpu::Packing::never : rnnk::cpu::Packing::now,
-                                    c.T == 1 && !c.P && c.cell != Cell::gru_reset_before && rnnk::cpu::reads_unpacked(c.T, c.B)};
-    const rnnk::cpu::Partition p = rnnk::cpu::choose_partition(cost, threads);
+    using namespace rnnk::cpu;
+    const int lanes = (isa == "avx512" ? 64 : isa == "avx2" ? 32 : 16) / int(sizeof(T)), gates = int(c.gates());
+    const int tile_rows = (isa == "avx512" ? 24 : 12) / panel_registers(gates);
+    const Packing packing = reads_unpacked(c.T, c.B) ? Packing::never : Packing::now;
+    const LayerCost cost{c.T, c.B, gates, c.H, c.I, c.state(), c.D, lanes, tile_rows, int(sizeof(T)), packing,
+                         c.T == 1 && !c.P && c.cell != Cell::gru_reset_before && packing == Packing::never};
+    const Partition p = choose_partition(cost, threads);
     members |= p.members > 1;
     teams |= p.teams() > 1;
     groups |= p.groups > 1;
     pieces |= cost.free_panels && p.threads > 1;
-    back |= p.members > 1 && rnnk::cpu::walks_back(cost.columns * cost.K * int64_t(sizeof(T)) / p.members, 1);
+    back |= p.members > 1 && walks_back(gates * c.H * cost.K * int64_t(sizeof(T)) / p.members, 1);
   }
 } coverage;
 
