@@ -85,7 +85,7 @@ __global__ void state_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
   const int64_t u = own_column(), P = a.shape.P;
   if (u >= P) return;
   const Step& step = k.steps[d];
-  for_own_rows(step.rows_to_after(), [&](int64_t row) {
+  for_own_rows(step.rows(true), [&](int64_t row) {
     T* to = k.tokens.states + (k.token_row[d] + row) * P + u;
     if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) move_to_reset(k.d_h, k.d_reset_h, (d * a.shape.B + row) * P + u);
     if (runs(step.now, a.steps.lengths, row)) {
@@ -155,7 +155,7 @@ __global__ void cell_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
   if (u >= H) return;
   const Step& step = k.steps[d];
   const Wide<T> zeros[C::slots] = {};
-  for_own_rows(step.rows_to_after(), [&](int64_t row) {
+  for_own_rows(step.rows(true), [&](int64_t row) {
     if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) {
       const int64_t at = (d * a.shape.B + row) * H + u;
       if (!k.tokens.states) move_to_reset(k.d_h, k.d_reset_h, at);

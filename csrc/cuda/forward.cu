@@ -47,10 +47,6 @@ __global__ void start_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   });
 }
 
-// Rows that run, and those that are set anew for the step after.
-template <class T>
-__device__ int64_t rows_of(const ForwardArgs<T>& a, const Step& step) { return a.reset.mask ? step.rows_to_after() : step.now.active; }
-
 // What enters the cell.
 template <class V, class C>
 struct Entering {
@@ -96,7 +92,7 @@ __global__ void cell_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const Step& step = k.steps[d];
   Wide<T> biases[C::biases];
   load_biases<C>(a.weights[d], s.H, u, biases);
-  for_own_rows(rows_of(a, step), [&](int64_t row) {
+  for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
     const int64_t token = (step.now.first + row) * s.D + d, state = d * s.B + row;
     if (runs(step.now, a.steps.lengths, row)) {
       run_cell<T, C>(a, k, d, row, u, biases);
@@ -132,7 +128,7 @@ __global__ void state_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int64_t u = own_column();
   if (u >= s.P) return;
   const Step& step = k.steps[d];
-  for_own_rows(rows_of(a, step), [&](int64_t row) {
+  for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
     const int64_t state = (d * s.B + row) * s.P + u, token = ((step.now.first + row) * s.D + d) * s.P + u;
     if (runs(step.now, a.steps.lengths, row)) a.h_n[state] = a.out[token] = k.states[state];
     else if (row < step.now.active) a.out[token] = narrow<T>(0);
@@ -217,7 +213,7 @@ class Forward {
     int64_t rows = 0, written = 0;
     for (int d = 0; d < s_.D; ++d) {
       rows = std::max(rows, k.steps[d].now.active);
-      written = std::max(written, a_.reset.mask ? k.steps[d].rows_to_after() : k.steps[d].now.active);
+      written = std::max(written, k.steps[d].rows(a_.reset.mask));  // with those that are set anew for the step after
     }
     const auto multiply_w_hh = [&](const T* states, int64_t first_gate, int64_t gates) {
       queue.multiply(rows, gates * s_.H, s_.P, Operand<T>{states, s_.P, false, s_.B * s_.P}, w_hh_.operand(s_.P, true, first_gate * s_.H),

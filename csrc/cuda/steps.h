@@ -22,8 +22,8 @@ RNNK_FN bool starts_anew(const Moment& m, const int64_t* lengths, const bool* ma
 struct Step {
   Moment before, now, after;
 
-  // The rows that may run now or at the step after.
-  RNNK_FN int64_t rows_to_after() const { return now.active > after.active ? now.active : after.active; }
+  // The rows that may run now, and, where wanted, those that may run at the step after.
+  RNNK_FN int64_t rows(bool with_after) const { return with_after && after.active > now.active ? after.active : now.active; }
 };
 
 // Steps begin to end.
