@@ -72,6 +72,7 @@ struct ForwardArgs {
   const T* c0;      // [D, B, H], LSTM only
   Reset<T> reset;
   Rows<T> out;      // [T, B, D * P], direction d at column d * P
+  Rows<T> c_out;    // [T, B, D * H], the c of every step likewise, LSTM only; data null when not wanted
   T* h_n;           // [D, B, P], not h0: some units may be there before others have read h0
   T* c_n;           // [D, B, H], LSTM only; may be c0
   int64_t turn;     // counts calls: every other one walks back over the weights, see cpu/walk.h
@@ -104,6 +105,7 @@ struct BackwardArgs {
   const T* gates;       // [D, N, S, Hp], or null to compute them again
   const T* cells;       // [D, N, Hp]
   Rows<const T> d_out;  // [T, B, D * P]; data null means zero
+  Rows<const T> d_c_out;  // [T, B, D * H], likewise
   const T* d_h_n;       // [D, B, P] or null for zero
   const T* d_c_n;       // [D, B, H] or null for zero
   Rows<T> d_x;          // [T, B, I]; data null when not wanted; rows of padding are left alone

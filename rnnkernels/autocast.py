@@ -35,6 +35,8 @@ def mixes(dtypes):
 def run(fn, kind, x, states, weights, *args):
     """Calls fn(x, states, weights, *args) with everything cast (a weight may be None, and a state but the first), outside autocast, and casts c_n last.
 
+    The cells of an LSTM come as c_n does.
+
     kind: "lstm", "lstm proj", "lstm packed", "rnn", or "state" for what follows the state's dtype.
     """
     low, state = torch.get_autocast_dtype(x.device.type), states[0].dtype
@@ -47,5 +49,5 @@ def run(fn, kind, x, states, weights, *args):
         cast = lambda tensors: [t if t is None else t.to(dtype) for t in tensors]
         result = fn(x.to(dtype), cast(states), cast(weights), *args)
     if kind == "lstm proj":
-        return *result[:2], result[2].to(state)
+        return *result[:2], *(c.to(state) for c in result[2:])
     return result

@@ -46,6 +46,15 @@ def _lstm_train(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, *rest):
     return *_results(x, h0, w_ih_r), x.new_empty(c0.shape), _gates(x, c0, rest[-1]), _cells(x, c0)
 
 
+def _lstm_with_cells(x, h0, c0, *rest):
+    directions, _, H = c0.shape
+    return *_lstm(x, h0, c0, *rest), x.new_empty(*x.shape[:-1], directions * H)
+
+
+def _lstm_with_cells_train(x, h0, c0, *rest):
+    return *_lstm_with_cells(x, h0, c0, *rest), _gates(x, c0, rest[-1]), _cells(x, c0)
+
+
 def _gru(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
     return _results(x, h0, w_ih_r)
 
@@ -93,6 +102,8 @@ def _schema(name):
 
 register_fake("rnnkernels::lstm", _lstm)
 register_fake("rnnkernels::lstm_train", _lstm_train)
+register_fake("rnnkernels::lstm_with_cells", _lstm_with_cells)
+register_fake("rnnkernels::lstm_with_cells_train", _lstm_with_cells_train)
 register_fake("rnnkernels::gru", _gru)
 register_fake("rnnkernels::gru_train", _gru_train)
 register_fake("rnnkernels::gru_reset_before", _gru)

@@ -27,7 +27,7 @@ def _forward(name):
 def _backward(name):
     def count(*arguments, out_shape=None):
         arguments, needs = arguments[RESULTS[name] :], arguments[-1]
-        n_data, total = RESULTS[name], 0
+        n_data, total = WEIGHTS[name].start, 0
         stride = (WEIGHTS[name].stop - n_data) // 2
         for direction, (by_w_ih, *recurrent) in enumerate(_products(name, arguments)):
             wanted = needs >> n_data + direction * stride

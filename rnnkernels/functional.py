@@ -17,8 +17,11 @@
     recompute    keep only the states for the backward pass, which computes the gates again: the same bits for a third more
                  arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit and step remain, of a GRU 1 of 5; an RNN keeps no more anyway
 
+    return_cells  of an LSTM: whether the c of every step is returned, too
+
     output       [T, B, D*P], or [B, T, D*P] when batch_first, or packed [N, D*P]
     h_n, c_n     [L*D, B, P], [L*D, B, H]
+    cells        the last layer's c of every step, [T, B, D*H] or as output is; in input's dtype
 
 float32, float64, bfloat16 and float16; all floating arguments have one dtype, except under torch.autocast.
 Equations: `rnnkernels.reference`.
@@ -33,15 +36,15 @@ __all__ = ["lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
 
 
 def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-         batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False):
-    """A stack of LSTM layers, with projections where `params` has them. Returns (output, h_n, c_n).
+         batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False, return_cells=False):
+    """A stack of LSTM layers, with projections where `params` has them. Returns (output, h_n, c_n), with return_cells (output, h_n, c_n, cells).
 
     Raises TypeError or ValueError for bad lengths and resets, RuntimeError for what the op refuses. Shapes at the top of this file.
     """
     projected = len(params) // (num_layers * (2 if bidirectional else 1)) % 2
     kind = "lstm proj" if projected else "lstm packed" if batch_sizes is not None else "lstm"
     return _run(ops.lstm, kind, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                batch_sizes, lengths, reset, reset_hx, bool(recompute))
+                batch_sizes, lengths, reset, reset_hx, bool(recompute), last_op=ops.lstm_with_cells if return_cells else None)
 
 
 def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
@@ -83,7 +86,7 @@ def rnn_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
 
 
 def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-         batch_sizes, lengths, reset, reset_hx, *extra):
+         batch_sizes, lengths, reset, reset_hx, *extra, last_op=None):
     if lengths is not None:
         _check_lengths(lengths, input, batch_first, batch_sizes)
     _check_counts(states, params, has_biases, num_layers, bidirectional)
@@ -92,7 +95,7 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
 
     def run(x, all_states, weights, *args):
         n = len(states)
-        return stack(op, x, all_states[:n], weights, *args, all_states[n:], *extra)
+        return stack(op, x, all_states[:n], weights, *args, all_states[n:], *extra, last_layer=last_op)
 
     args = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths, reset)
     if autocast.enabled(input):

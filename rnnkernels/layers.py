@@ -19,25 +19,31 @@ class _Fused:
     """
 
     recompute = False  # an instance has the attribute only where it is True
+    _has_cells = False
 
-    def forward(self, input, hx=None, *, lengths=None, reset=None, reset_hx=None):
+    def forward(self, input, hx=None, *, lengths=None, reset=None, reset_hx=None, return_cells=False):
         """As torch.nn's, and with keywords of our own; see `rnnkernels.functional`.
 
         lengths   int64 [B], any order, for padded input
         reset     bool, as input without its last dimension (a PackedSequence or its data for a packed input): where a row's state is
                   set anew before a step
         reset_hx  what it is set to, like hx; zero by default
+        return_cells  an LSTM then returns (output, (h_n, c_n), cells): the c of every step of the last layer, like output, with D*H columns
 
-        Raises torch.nn's own errors; for bad lengths and resets TypeError or ValueError.
+        Raises torch.nn's own errors; for bad lengths and resets TypeError or ValueError; TypeError for return_cells of a GRU or RNN.
         """
-        if lengths is None and reset is None and reset_hx is None and _C is not None and not is_compiling() and forward_ad._current_level < 0:
+        plain = lengths is None and reset is None and reset_hx is None and not return_cells
+        if plain and _C is not None and not is_compiling() and forward_ad._current_level < 0:
             result = _C.run_module(self, input, hx)
             if result is not None:
                 return result
-        return self._forward(input, hx, lengths, reset, reset_hx)
+        return self._forward(input, hx, lengths, reset, reset_hx, return_cells)
 
-    def _forward(self, input, hx, lengths, reset, reset_hx):
-        """What `_C.run_module` leaves: packed, unbatched, lengths, resets, compiled code, autocast, torch.func, and invalid calls."""
+    def _forward(self, input, hx, lengths, reset, reset_hx, return_cells):
+        """What `_C.run_module` leaves: packed, unbatched, lengths, resets, cells, compiled code, autocast, torch.func, and invalid calls."""
+        if return_cells and not self._has_cells:
+            raise TypeError(f"return_cells is an option of an LSTM: a {type(self).__name__} has no c")
+        own = {"return_cells": True} if return_cells else {}  # what only one of the functions takes
         x, batch_sizes, order, unorder = input, None, None, None
         if isinstance(input, PackedSequence):
             x, batch_sizes, order, unorder = input
@@ -51,7 +57,7 @@ class _Fused:
         batch = self._batch(x, hx, batch_sizes, order)
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, (*states, *weights)):
-            given = {"lengths": lengths, "reset": reset, "reset_hx": reset_hx}
+            given = {"lengths": lengths, "reset": reset, "reset_hx": reset_hx, **own}
             beyond = [name for name, value in given.items() if value is not None] + self._beyond_torch_nn()
             return decline(lambda: super(_Fused, self).forward(input, hx), x, beyond)
         if order is not None and hx is not None:
@@ -59,16 +65,18 @@ class _Fused:
         if reset is not None:
             reset, reset_hx = self._resets(input, reset, reset_hx, states, batch_dim if unbatched else None)
 
-        options = {"batch_sizes": batch_sizes, "lengths": lengths, "reset": reset, "reset_hx": reset_hx}
+        options = {"batch_sizes": batch_sizes, "lengths": lengths, "reset": reset, "reset_hx": reset_hx, **own}
         out, *last = self._run(x, states, weights, options)
+        last, sequences = last[: len(states)], [out, *last[len(states) :]]
 
         if unbatched:
-            out, last = out.squeeze(batch_dim), [s.squeeze(1) for s in last]
+            sequences, last = [s.squeeze(batch_dim) for s in sequences], [s.squeeze(1) for s in last]
         if batch_sizes is not None:
-            out = PackedSequence(out, batch_sizes, order, unorder)
+            sequences = [PackedSequence(s, batch_sizes, order, unorder) for s in sequences]
             if unorder is not None:
                 last = [s.index_select(1, unorder) for s in last]
-        return out, (last[0] if len(last) == 1 else tuple(last))
+        out, *cells = sequences
+        return out, (last[0] if len(last) == 1 else tuple(last)), *cells
 
     def _batch(self, x, hx, batch_sizes, order):
         """B, or None where x is not an input for this module."""
@@ -172,6 +180,7 @@ class LSTM(_Recomputing, torch.nn.LSTM):
     """
 
     __module__ = "rnnkernels"  # pickles name the public path, not this file
+    _has_cells = True
 
     def _state_widths(self):
         return (self.proj_size or self.hidden_size), self.hidden_size

@@ -13,7 +13,9 @@ _OPSET = 14
 
 
 def layer(name, *args):
-    """The op `name` on args, as a node. RuntimeError for what ONNX cannot express: packed sequences, projections and resets."""
+    """The op `name` on args, as a node. RuntimeError for what ONNX cannot express: packed sequences, projections, resets and cells."""
+    if name == "lstm_with_cells":
+        raise RuntimeError("rnnkernels: the LSTM of ONNX has no c of every step (return_cells)")
     n_states = RESULTS[name] - 1
     x, states, weights, (batch_sizes, lengths, reset, flag) = args[0], args[1 : 1 + n_states], args[WEIGHTS[name]], args[-4:]
     half = len(weights) // 2

@@ -1,8 +1,8 @@
-"""One recurrent layer, by the fastest way that is open: `lstm`, `gru` and `rnn` with the ops' own signatures.
+"""One recurrent layer, by the fastest way that is open: `lstm`, `lstm_with_cells`, `gru`, `gru_reset_before` and `rnn` with the ops' own signatures.
 
     compiled code      torch.ops.rnnkernels.*, which Dynamo can trace; for torch.onnx ONNX' own operators
     torch.func, jvp    transforms.py: a C++ autograd function has no vmap and no forward-mode rule
-    no extension       the reference, with one warning; likewise on CUDA what it has no kernels for yet
+    no extension       the reference, with one warning
     otherwise          _C.*, the same ops by a shorter way from Python (torch.ops costs microseconds a call)
 """
 
@@ -15,13 +15,9 @@ from .extension import _C
 def _choose(name):
     if _C is None:
         return _without_extension(name)
-    fused, op, slow = getattr(_C, name), getattr(torch.ops.rnnkernels, name), getattr(reference, name)
+    fused, op = getattr(_C, name), getattr(torch.ops.rnnkernels, name)
 
     def layer(*args):
-        if args[0].is_cuda and (args[-2] is not None or name == "gru_reset_before"):
-            if not torch.compiler.is_compiling():
-                fallback.note("no CUDA kernels for reset= and reset_after=False yet; the slow plain-PyTorch reference runs instead")
-            return slow(*args)
         if torch.compiler.is_compiling():
             exports = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
             return onnx.layer(name, *args) if exports else op(*args)
@@ -42,4 +38,4 @@ def _without_extension(name):
     return layer
 
 
-lstm, gru, gru_reset_before, rnn = map(_choose, ("lstm", "gru", "gru_reset_before", "rnn"))
+lstm, lstm_with_cells, gru, gru_reset_before, rnn = map(_choose, ("lstm", "lstm_with_cells", "gru", "gru_reset_before", "rnn"))

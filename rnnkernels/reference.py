@@ -4,7 +4,7 @@ Every kernel of this package is compared with this file, double backward differe
 no extension was built. It is written to be read: a cell is its equations, a layer is a loop over time. It works for any
 floating or complex dtype and device, under vmap and forward-mode AD, and can be differentiated any number of times.
 
-`lstm`, `gru`, `gru_reset_before` and `rnn` have exactly the signatures of the ops in csrc/torch, so that either can stand for the other:
+`lstm`, `lstm_with_cells`, `gru`, `gru_reset_before` and `rnn` have exactly the signatures of the ops in csrc/torch, so that either can stand for the other:
 
     x            [T, B, I], any strides; or the data [N, I] of a packed sequence, with batch_sizes
     h0, c0       [D, B, P], [D, B, H]; D = 2 when the weights of the reverse direction (names ending in _r) are given
@@ -20,6 +20,7 @@ floating or complex dtype and device, under vmap and forward-mode AD, and can be
 
     out          [T, B, D*P] (zero past a row's length) or packed [N, D*P]
     h_n, c_n     [D, B, P], [D, B, H]: each row's state after its own last step
+    c_out        [T, B, D*H] or packed [N, D*H], as out: the c of every step
 
 Equations: torch.nn.LSTM, GRU and RNN; the projection is that of Sak et al. 2014 (arXiv:1402.1128).
 """
@@ -29,7 +30,7 @@ import functools
 import torch
 from torch.nn.functional import linear
 
-__all__ = ["lstm", "gru", "gru_reset_before", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
+__all__ = ["lstm", "lstm_with_cells", "gru", "gru_reset_before", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
 
 
 def lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr=None):
@@ -81,6 +82,14 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r
          batch_sizes, lengths, reset, recompute=False):
     """One LSTM layer, both directions; returns (out, h_n, c_n). Shapes at the top of this file."""
     forward, reverse = (w_ih, w_hh, b_ih, b_hh, w_hr), (w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r)
+    return _layer(lstm_step, forward, reverse, x, (h0, c0), (reset_h, reset_c), batch_sizes, lengths, reset)[:3]
+
+
+@_in_float32
+def lstm_with_cells(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, reset_h, reset_c,
+                    batch_sizes, lengths, reset, recompute=False):
+    """As `lstm`; returns (out, h_n, c_n, c_out)."""
+    forward, reverse = (w_ih, w_hh, b_ih, b_hh, w_hr), (w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r)
     return _layer(lstm_step, forward, reverse, x, (h0, c0), (reset_h, reset_c), batch_sizes, lengths, reset)
 
 
@@ -125,27 +134,32 @@ def rnn_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
 
 
 def _layer(cell, forward, reverse, x, states, reset_states, batch_sizes, lengths, reset):
-    """cell: (x, *state, *weights) -> the next state. forward, reverse: each direction's weights; w_ih None without the latter."""
+    """cell: (x, *state, *weights) -> the next state. forward, reverse: each direction's weights; w_ih None without the latter.
+
+    Returns the first state of every step, the last states, and the second state of every step where there is one.
+    """
     step, step_r = (lambda x, *state, weights=w: cell(x, *state, *weights) for w in (forward, reverse))
     tokens = _tokens(x, batch_sizes, lengths)
     resets = [None] * len(tokens) if reset is None else [r for r, _ in _tokens(reset, batch_sizes, lengths)]
     if reset is not None:
         reset_states = [torch.zeros_like(s) if r is None else r for s, r in zip(states, reset_states)]
-    out, last = _direction(step, tokens, 0, states, resets, reset_states)
+    every, last = _direction(step, tokens, 0, states, resets, reset_states)
     last = [s.unsqueeze(0) for s in last]
     if reverse[0] is not None:
-        out_r, last_r = _direction(step_r, tokens, 1, states, resets, reset_states)
-        out = [torch.cat(pair, -1) for pair in zip(out, out_r)]
+        every_r, last_r = _direction(step_r, tokens, 1, states, resets, reset_states)
+        every = [[torch.cat(pair, -1) for pair in zip(s, s_r)] for s, s_r in zip(every, every_r)]
         last = [torch.cat([s, s_r.unsqueeze(0)]) for s, s_r in zip(last, last_r)]
+    out, *c_out = (_join(s, tokens, states[0].shape[1], batch_sizes, lengths) for s in every)
+    return out, *last, *c_out
+
+
+def _join(steps, tokens, batch, batch_sizes, lengths):
+    """The states of all steps in the layout of x, zero past a row's length."""
     if batch_sizes is not None:
-        out = torch.cat(out)
-    elif lengths is not None:
-        batch = states[0].shape[1]
-        out = torch.stack([o.new_zeros(batch, o.shape[-1]).index_copy(0, rows, o)
-                           for o, (_, rows) in zip(out, tokens)])
-    else:
-        out = torch.stack(out)
-    return out, *last
+        return torch.cat(steps)
+    if lengths is not None:
+        steps = [s.new_zeros(batch, s.shape[-1]).index_copy(0, rows, s) for s, (_, rows) in zip(steps, tokens)]
+    return torch.stack(steps)
 
 
 def _tokens(x, batch_sizes, lengths):
@@ -163,8 +177,8 @@ def _tokens(x, batch_sizes, lengths):
 
 
 def _direction(step, tokens, d, states, resets, reset_states):
-    """Runs `step` over direction d's time; a row's state moves only at its own tokens. Returns the h of every step, the last states."""
-    out, states = [], [s[d] for s in states]
+    """Runs `step` over direction d's time; a row's state moves only at its own tokens. Returns each state's list of all steps, the last states."""
+    every, states = [], [s[d] for s in states]
     order = range(len(tokens))
     for t in reversed(order) if d else order:
         (x_t, rows), reset = tokens[t], resets[t]
@@ -174,5 +188,5 @@ def _direction(step, tokens, d, states, resets, reset_states):
             own = [torch.where(reset.unsqueeze(-1), a, s) for a, s in zip(anew, own)]
         new = step(x_t, *own)
         states = new if rows is None else [s.index_copy(0, rows, n) for s, n in zip(states, new)]
-        out.append(new[0])
-    return out[::-1] if d else out, states
+        every.append(new)
+    return list(zip(*(every[::-1] if d else every))), states

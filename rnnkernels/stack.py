@@ -10,8 +10,8 @@ import torch
 
 
 def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-          batch_first=False, batch_sizes=None, lengths=None, reset=None, reset_states=(None, None), *extra):
-    """Runs `num_layers` layers; returns (out, h_n) or (out, h_n, c_n).
+          batch_first=False, batch_sizes=None, lengths=None, reset=None, reset_states=(None, None), *extra, last_layer=None):
+    """Runs `num_layers` layers; returns (out, h_n) or (out, h_n, c_n), and what `last_layer` returns beyond these.
 
     layer    lstm, gru or rnn of `ops` or `reference`
     x        [T, B, I], or [B, T, I] when batch_first (ignored for packed data), or packed [N, I] with batch_sizes
@@ -19,11 +19,12 @@ def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0,
     weights  flat, in the order of torch.nn's _flat_weights
     reset    as x without its last dimension, and reset_states for each of the states: None, or [L*D, B, *]
     extra    what `layer` takes last: `recompute`, or `nonlinearity` for an RNN
+    last_layer  runs the last one, if not `layer`: `lstm_with_cells`
 
     Between layers dropout acts on the [T, B, D*P] (or packed) output of a whole layer, by torch.dropout: from the same
     seed the masks are torch.nn's.
     """
-    directions = 2 if bidirectional else 1
+    directions, last_layer = 2 if bidirectional else 1, last_layer or layer
     per_layer = len(weights) // num_layers
     arguments_of = _arguments.__wrapped__ if torch.compiler.is_compiling() else _arguments  # Dynamo warns of a cache
     arguments = arguments_of(per_layer, has_biases, bidirectional, len(states) == 2)
@@ -33,7 +34,7 @@ def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0,
         x = x.transpose(0, 1)
         reset = None if reset is None else reset.transpose(0, 1)
     if num_layers == 1:
-        x, *last = layer(x, *states, *arguments((*weights, None)), *reset_states, batch_sizes, lengths, reset, *extra)
+        x, *last = last_layer(x, *states, *arguments((*weights, None)), *reset_states, batch_sizes, lengths, reset, *extra)
     else:
         ends = []
         for l in range(num_layers):
@@ -41,10 +42,13 @@ def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0,
                 x = torch.dropout(x, dropout, True)
             own, own_reset = ([s if s is None else s[l * directions : (l + 1) * directions] for s in ss] for ss in (states, reset_states))
             w = arguments((*weights[l * per_layer : (l + 1) * per_layer], None))
-            x, *last = layer(x, *own, *w, *own_reset, batch_sizes, lengths, reset, *extra)
+            run = layer if l < num_layers - 1 else last_layer
+            x, *last = run(x, *own, *w, *own_reset, batch_sizes, lengths, reset, *extra)
             ends.append(last)
-        last = map(torch.cat, zip(*ends))
-    return (x.transpose(0, 1) if batch_first else x), *last
+        last = [*map(torch.cat, zip(*ends)), *last[len(states) :]]  # the final states, which all layers have, are zipped
+    if batch_first:
+        x, last = x.transpose(0, 1), [*last[: len(states)], *(s.transpose(0, 1) for s in last[len(states) :])]
+    return x, *last
 
 
 @cache

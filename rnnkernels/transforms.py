@@ -1,7 +1,7 @@
 """The layer ops under torch.func: Python autograd functions over the raw ops, with rules for vmap.
 
 torch.func cannot enter a C++ autograd function, so these stand in while grad, vjp or vmap is active. Forward-mode
-derivatives and functionalize run the reference, and so do layers with resets.
+derivatives and functionalize run the reference, and so do layers with resets or whose cells are wanted.
 
     vmap over x, states or lengths           folded into the batch: one call
     vmap over weights, an ensemble           one call for each set
@@ -26,10 +26,10 @@ def active():
 def layer(name, *args):
     """The op `name` on args, under the active transforms."""
     kinds = {i.key() for i in get_interpreter_stack() or ()}
-    resets, lengths = args[-2] is not None, args[-3]
-    if resets and lengths is not None and torch._C._functorch.is_batchedtensor(lengths):
-        raise NotImplementedError("rnnkernels: vmap over `lengths` together with `reset`; loop over the elements instead")
-    if resets or forward_ad._current_level >= 0 or not kinds <= {TransformType.Grad, TransformType.Vmap}:
+    beyond_rules, lengths = args[-2] is not None or name == "lstm_with_cells", args[-3]
+    if beyond_rules and lengths is not None and torch._C._functorch.is_batchedtensor(lengths):
+        raise NotImplementedError("rnnkernels: vmap over `lengths` together with `reset` or `return_cells`; loop over the elements instead")
+    if beyond_rules or forward_ad._current_level >= 0 or not kinds <= {TransformType.Grad, TransformType.Vmap}:
         return getattr(reference, name)(*args)
     save = TransformType.Grad in kinds or torch.is_grad_enabled()
     dtype, n = args[0].dtype, DIFFERENTIABLE[name]

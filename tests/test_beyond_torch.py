@@ -21,13 +21,13 @@ NEW = ("gru_reset_before", "sigmoid")
 
 
 class Problem:
-    """A stack of layers with numbers drawn for it. `resets`: None, "zero" or "state"."""
+    """A stack of layers with numbers drawn for it. `resets`: None, "zero" or "state"; cells: of an LSTM, whether its cells are returned."""
 
-    def __init__(self, cell, T=5, B=3, I=4, H=17, L=1, D=1, P=0, dtype=torch.float64, layout="full", resets=None, recompute=False):
+    def __init__(self, cell, T=5, B=3, I=4, H=17, L=1, D=1, P=0, dtype=torch.float64, layout="full", resets=None, recompute=False, cells=False):
         self.cell, self.L, self.D, self.dtype, self.layout = cell, L, D, dtype, layout
         self.function, self.layer, G, n_states, self.options, self.extra = CELLS[cell]
-        if recompute:
-            self.options = self.options | {"recompute": True}
+        self.options = self.options | {k: True for k, wanted in {"recompute": recompute, "return_cells": cells}.items() if wanted}
+        self.last_layer = reference.lstm_with_cells if cells else self.layer
         draw = lambda *shape: torch.randn(*shape, dtype=torch.float64).to(dtype)
         weight = lambda rows, columns: (draw(rows, columns).double() * 0.8 / columns**0.5).to(dtype)
         S, self.params = P or H, []
@@ -36,10 +36,10 @@ class Problem:
                 self.params += [weight(G * H, D * S if l else I), weight(G * H, S), draw(G * H), draw(G * H)] + ([weight(S, H)] if P else [])
         self.x = draw(T, B, I)
         self.hx = [draw(L * D, B, width) for width in (S, H)[:n_states]]
-        self.lengths = torch.tensor([T, *torch.randint(1, T + 1, (B - 1,))][:B]).sort(descending=True)[0]
+        self.lengths = torch.tensor([T, *torch.randint(1, T + 1, (B - 1,))][:B], device="cpu").sort(descending=True)[0]
         self.reset = torch.rand(T, B) < 0.4 if resets else None
         self.reset_hx = [draw(L * D, 1 if k else B, width) for k, width in enumerate((S, H)[:n_states])] if resets == "state" else []
-        self.cotangent = torch.randn(T, B, D * S, dtype=torch.float64)
+        self.cotangents = [draw(T, B, D * S), *map(torch.ones_like, self.hx), draw(T, B, D * H)][: 2 + n_states if cells else 1 + n_states]
 
     def leaves(self, dtype):
         return [t.to(dtype).requires_grad_() for t in (self.x, *self.hx, *self.params, *self.reset_hx)]
@@ -48,8 +48,9 @@ class Problem:
         n, p = 1 + len(self.hx), 1 + len(self.hx) + len(self.params)
         return leaves[0], leaves[1:n], leaves[n:p], leaves[p:] or None
 
-    def ours(self, dtype):
-        leaves = self.leaves(dtype)
+    def ours(self, dtype, leaves=None):
+        """(out, the last states, cells), and the leaves."""
+        leaves = leaves or self.leaves(dtype)
         x, hx, params, reset_hx = self.split(leaves)
         one = lambda states: states if states is None or len(states) == 2 else states[0]
         options, reset = dict(self.options), self.reset
@@ -63,25 +64,32 @@ class Problem:
         if batch_first:
             x, reset = x.transpose(0, 1), None if reset is None else reset.transpose(0, 1)
         out, *last = self.function(x, one(hx), params, True, self.L, 0.0, False, self.D == 2, batch_first, reset=reset, reset_hx=one(reset_hx), **options)
-        return self.gradients(out.transpose(0, 1) if batch_first else out, last, leaves)
+        if batch_first:
+            last[len(hx) :] = [s.transpose(0, 1) for s in last[len(hx) :]]
+        return [out.transpose(0, 1) if batch_first else out, *last], leaves
 
     def truth(self, dtype):
         leaves = self.leaves(dtype)
         x, hx, params, reset_hx = self.split(leaves)
         reset_states = [r.expand(s.shape) for r, s in zip(reset_hx, hx)] if reset_hx else (None, None)
         lengths = self.lengths if self.layout in ("lengths", "packed") else None
-        out, *last = stack(self.layer, x, hx, params, True, self.L, 0.0, False, self.D == 2, False, None, lengths, self.reset, reset_states, *self.extra)
-        return self.gradients(pack_padded_sequence(out, self.lengths).data if self.layout == "packed" else out, last, leaves)
+        out, *last = stack(self.layer, x, hx, params, True, self.L, 0.0, False, self.D == 2, False, None, lengths, self.reset, reset_states, *self.extra,
+                           last_layer=self.last_layer)
+        return [self.packed(out), *last[: len(hx)], *map(self.packed, last[len(hx) :])], leaves
 
-    def gradients(self, out, last, leaves):
-        cotangent = self.cotangent
-        if self.layout == "packed":
-            cotangent = pack_padded_sequence(cotangent, self.lengths).data
-        grads = torch.autograd.grad([out, *last], leaves, [cotangent.to(out.dtype), *map(torch.ones_like, last)])
-        return out, *last, *grads
+    def packed(self, sequence):
+        return pack_padded_sequence(sequence, self.lengths).data if self.layout == "packed" else sequence
 
-    def check(self):
-        for k, (ours, ref, plain) in enumerate(zip(self.ours(self.dtype), self.truth(torch.float64), self.truth(self.dtype))):
+    def with_gradients(self, results, leaves, chosen=slice(None)):
+        """The results, and the gradients of a loss on the chosen ones."""
+        cotangents = [self.packed(d) if k in (0, 1 + len(self.hx)) else d for k, d in enumerate(self.cotangents)]
+        cotangents = [d.to(r.dtype) for d, r in zip(cotangents, results, strict=True)]
+        return *results, *torch.autograd.grad(results[chosen], leaves, cotangents[chosen], allow_unused=True, materialize_grads=True)
+
+    def check(self, chosen=slice(None)):
+        runs = self.ours(self.dtype), self.truth(torch.float64), self.truth(self.dtype)
+        for k, (ours, ref, plain) in enumerate(zip(*(self.with_gradients(*run, chosen) for run in runs), strict=True)):
+            assert ours.dtype is self.dtype
             assert_close(ours, ref, plain, f"{self.cell} {self.layout}: result {k}")
 
 
@@ -118,13 +126,7 @@ def test_resets_of_a_projection():
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradcheck(cell):
     p = Problem(cell, T=3, B=2, I=2, H=3, D=2, resets="state")
-
-    def run(*leaves):
-        x, hx, params, reset_hx = p.split(leaves)
-        one = lambda states: states if len(states) == 2 else states[0]
-        return p.function(x, one(hx), params, True, 1, 0.0, False, True, False, reset=p.reset, reset_hx=one(reset_hx), **p.options)
-
-    leaves = p.leaves(torch.float64)
+    run, leaves = lambda *leaves: tuple(p.ours(torch.float64, leaves)[0]), p.leaves(torch.float64)
     assert torch.autograd.gradcheck(run, leaves)
     assert torch.autograd.gradgradcheck(run, leaves)
 

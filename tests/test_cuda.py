@@ -9,7 +9,9 @@ import torch
 import rnnkernels
 from cases import CELLS, Case, Numbers, call_module, call_reference, check, module_results, reference_results
 from conftest import assert_close, needs_cuda, tf32
-from rnnkernels import functional
+from rnnkernels import functional, reference
+from test_beyond_torch import CELLS as BEYOND
+from test_beyond_torch import Problem
 from test_errors import outcome
 
 pytestmark = [needs_cuda, pytest.mark.usefixtures("on_cuda")]
@@ -82,6 +84,55 @@ def test_recompute(cell):
             ours = [*outputs, *torch.autograd.grad(outputs, leaves, numbers.cotangents)]
             for (name, value), result in zip(ref.items(), ours, strict=True):
                 assert_close(result, value, theirs[name], f"{case}: {name}")
+
+
+# What torch.nn does not have.
+
+
+class Rounding(Problem):
+    """The yardstick of a 16-bit type is a loop that rounds every operation, as torch.nn does, not the reference's, which rounds results only."""
+
+    def truth(self, dtype):
+        layers, rounds = (self.layer, self.last_layer), dtype in LOW
+        if rounds:
+            self.layer, self.last_layer = (layer.__wrapped__ for layer in layers)
+        try:
+            return super().truth(dtype)
+        finally:
+            self.layer, self.last_layer = layers
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", BEYOND)
+def test_resets(cell, dtype):
+    for layout in ("full", "batch_first", "lengths", "packed"):
+        for options in ({}, {"D": 2, "L": 2}, {"T": 70, "B": 20, "H": 130, "D": 2}):
+            for resets in ("zero", "state"):
+                Rounding(cell, dtype=dtype, layout=layout, resets=resets, **options).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_gru_that_resets_before(dtype):
+    for layout in ("full", "lengths", "packed"):
+        for options in ({}, {"T": 1}, {"T": 70, "B": 20, "H": 130, "D": 2, "L": 2}, {"recompute": True, "D": 2, "resets": "state"}):
+            Rounding("gru_reset_before", dtype=dtype, layout=layout, **options).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_return_cells(dtype):
+    for layout in ("full", "batch_first", "lengths", "packed"):
+        for options in ({}, {"T": 1}, {"P": 7, "D": 2}, {"T": 70, "B": 20, "H": 130, "D": 2, "L": 2}, {"recompute": True, "D": 2, "resets": "state"}):
+            Rounding("lstm", dtype=dtype, layout=layout, cells=True, **options).check()
+
+
+def test_nothing_runs_the_reference(monkeypatch):
+    for name in ("lstm", "lstm_with_cells", "gru", "gru_reset_before", "rnn"):
+        monkeypatch.setattr(reference, name, None)
+    x, reset = torch.randn(5, 3, 4), torch.rand(5, 3) < 0.4
+    for module in (rnnkernels.LSTM(4, 6), rnnkernels.GRU(4, 6, reset_after=False), rnnkernels.RNN(4, 6)):
+        module(x, reset=reset)[0].sum().backward()
+    rnnkernels.LSTM(4, 6)(x, return_cells=True)[2].sum().backward()
+    assert not rnnkernels.info()["fallbacks"]
 
 
 def test_converted_models_move():

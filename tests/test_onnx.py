@@ -117,3 +117,5 @@ def test_export_refuses_what_onnx_cannot_express():
     pytest.importorskip("onnxscript")
     with pytest.raises(torch.onnx.errors.OnnxExporterError):
         torch.onnx.export(rnnkernels.LSTM(I, H, proj_size=2).eval(), (torch.randn(T, B, I),), dynamo=True, verbose=False)
+    with pytest.raises(torch.onnx.errors.OnnxExporterError):
+        torch.onnx.export(rnnkernels.LSTM(I, H).eval(), (torch.randn(T, B, I),), kwargs={"return_cells": True}, dynamo=True, verbose=False)

@@ -245,7 +245,7 @@ class Backward {
   // Where everything of `count` tokens lies; null where the cell has no such thing.
   template <int count>
   struct TokenRows {
-    const T *gates[count], *cell[count], *before[count], *out[count], *d_h[count], *d_out[count];
+    const T *gates[count], *cell[count], *before[count], *out[count], *d_h[count], *d_out[count], *d_c_out[count];
     T *carry[count], *slots[count], *hidden[count];
 
     RNNK_FN TokenRows(const Backward& k, const MemberTask& task, int64_t t, int64_t i) {
@@ -259,6 +259,7 @@ class Backward {
         out[j] = a.out.at(a.schedule, t, b) + task.d * k.s_.P;
         d_h[j] = k.d_h_[task.d] + b * k.d_h_stride_;
         d_out[j] = a.d_out.data ? a.d_out.at(a.schedule, t, b) + task.d * k.s_.P : nullptr;
+        d_c_out[j] = C::has_cell_state && a.d_c_out.data ? a.d_c_out.at(a.schedule, t, b) + task.d * k.s_.H : nullptr;
         carry[j] = k.d_carry_[task.d] + b * k.Hp_;
         slots[j] = k.tokens_.slots(task.chunk, token);
         hidden[j] = k.projected_ || C::gated_products ? k.tokens_.hidden(task.chunk, token) : nullptr;
@@ -288,7 +289,10 @@ class Backward {
     } else if (!C::blends_state) {
       state = W::of([&](int j) { return load_upto(rows.out[j] + u, s_.H - u); });
     }
-    const auto d = CellOf<W>::vjp(saved, state, previous, d_h, W::of([&](int j) { return V::load(rows.carry[j] + u); }));
+    W d_carry = W::of([&](int j) { return V::load(rows.carry[j] + u); });
+    if constexpr (C::has_cell_state)
+      if (rows.d_c_out[0]) d_carry = d_carry + W::of([&](int j) { return load_upto(rows.d_c_out[j] + u, s_.H - u); });
+    const auto d = CellOf<W>::vjp(saved, state, previous, d_h, d_carry);
     W::for_each([&](int j) {
       d.carry.part[j].store(rows.carry[j] + u);
       for (int k = 0; k < C::slots; ++k) d.slots[k].part[j].store(rows.slots[j] + k * Hp_ + u);

@@ -24,6 +24,7 @@ class ForwardLoop {
     T** gate_rows;          // [group_rows] where its saved gates go, if a backward pass follows
     T** carry_rows;         // [group_rows] LSTM: the c each row has reached
     T** next_carry_rows;    // [group_rows] LSTM: where this step's c goes
+    T** c_out_rows;         // [group_rows] LSTM: where it also goes, if the caller wants it
     T* x_product;           // [own panels, chunk_rows, width]
     T* h_product;           // [group_rows, width]; of one row, or with a gated state, [own panels, group_rows, width]
   };
@@ -133,7 +134,7 @@ class ForwardLoop {
     const int64_t own_panels = (panels_ + partition_.members - 1) / partition_.members;
     return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<T*>(group_rows_),
             arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),
-            arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
+            arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
             arena.take<T>((C::gated_products ? group_rows_ * own_panels : std::max(group_rows_, own_panels)) * width)};
   }
 
@@ -203,6 +204,7 @@ class ForwardLoop {
       s.out_rows[i] = a_.out.at(a_.schedule, t, task.row(i)) + task.d * s_.P;
       if (a_.gates) s.gate_rows[i] = a_.gates + token * C::saved * Hp_;
       if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : carry_[task.d] + task.row(i) * Hp_;
+      if (C::has_cell_state && a_.c_out.data) s.c_out_rows[i] = a_.c_out.at(a_.schedule, t, task.row(i)) + task.d * s_.H;
     }
     if (a_.reset.mask.data) reset_rows(task, t, n);
     const bool back = cpu::walks_back(step_bytes_, t + a_.turn);
@@ -277,6 +279,7 @@ class ForwardLoop {
         const int64_t u = unit(j);
         store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);
         if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[row(j)] + u);
+        if (C::has_cell_state && a_.c_out.data) store_upto(next.carry.part[j], s.c_out_rows[row(j)] + u, s_.H - u);
         if (!a_.gates) return;
         for (int k = 0; k < C::saved; ++k) next.saved[k].part[j].store(s.gate_rows[row(j)] + k * Hp_ + u);
       });

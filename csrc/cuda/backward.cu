@@ -1,11 +1,13 @@
-// Purpose: backpropagation through time of one layer, both directions: R0, two launches a step (with a projection four).
+// Purpose: backpropagation through time of one layer, both directions: R0, two launches a step (with a projection or a gated state four).
 // Algorithm: per step, last to first: cell_kernel adds d_out to what came back through W_hh and runs the cell's vjp, which gives the slots,
 // D(pre-activations), and what passes by W_hh; the slots times W_hh, of both directions in one batched product, are what the step
-// before gets. With a projection state_kernel makes D(state), and its product with W_hr is what cell_kernel gets. After each chunk of
-// steps the products over its tokens (gradients.h); before it, where no gates were saved, recompute.h. end_kernel writes d_h0 and d_c0.
+// before gets. With a projection state_kernel makes D(state), and its product with W_hr is what cell_kernel gets. A cell that gates its state gets
+// D(gated state) by one more product, and gated_kernel completes slots and carry. After each chunk of steps the products over its tokens
+// (gradients.h); before it, where no gates were saved, recompute.h. end_kernel writes d_h0 and d_c0. What comes back to a state that was set
+// anew goes to the sums of d_reset_h and d_reset_c before anybody reads it, and leaves zero.
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
 // step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
-// Budget: no shared memory; at most 50 registers (float64 LSTM), no spills.
+// Budget: no shared memory; at most 52 registers (float64 LSTM), no spills.
 // Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_backward.cu) takes the steps of
 // a chunk out of its hands.
 #include "cuda/cells.h"
@@ -26,9 +28,10 @@ struct BackwardStep {
   int64_t Hp;
   TokenBuffers<T> tokens;
   const T* gates;           // [rows, S, Hp]
-  const Wide<T>* d_h;       // [D, B, P], the step after's part of D(state)
-  const Wide<T>* d_hidden;  // [D, B, H], with a projection: D(o * tanh(c))
+  Wide<T>* d_h;             // [D, B, P], the step after's part of D(state)
+  const Wide<T>* d_hidden;  // [D, B, H], with a projection: D(o * tanh(c)); with a gated state: D of that
   Wide<T>* d_carry;         // [D, B, H], LSTM: D(c); GRU: D(h) that came past W_hh
+  Wide<T>*d_reset_h, *d_reset_c;  // [D, B, P], [D, B, H], or null: their sums so far
 };
 
 // A row's part from the step after, or, at its last step, what the caller gave.
@@ -54,8 +57,27 @@ __device__ void finish_state(const BackwardArgs<T>& a, const BackwardStep<T>& k,
   a.d_h0[at] = narrow<T>(blends_state ? k.d_h[at] + k.d_carry[at] : k.d_h[at]);
 }
 
-// Rows that run, and those that are finished now.
-__device__ inline int64_t rows_of(const Step& step) { return step.now.active > step.after.active ? step.now.active : step.after.active; }
+// Of a row that starts anew before the step after.
+template <class V>
+__device__ void move_to_reset(V* d, V* sum, int64_t at) {
+  if (sum) sum[at] += d[at];
+  d[at] = 0;
+}
+template <class C, class T>
+__device__ void move_carry_to_reset(const BackwardStep<T>& k, int64_t at) {
+  if constexpr (C::has_cell_state) move_to_reset(k.d_carry, k.d_reset_c, at);
+  else if constexpr (C::blends_state) move_to_reset(k.d_carry, k.d_reset_h, at);
+}
+
+template <class T>
+__global__ void start_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
+  const Shape& s = a.shape;
+  const int64_t u = own_column();
+  for_own_rows(s.D * s.B, [&](int64_t row) {
+    if (k.d_reset_h && u < s.P) k.d_reset_h[row * s.P + u] = 0;
+    if (k.d_reset_c && u < s.H) k.d_reset_c[row * s.H + u] = 0;
+  });
+}
 
 template <class T>
 __global__ void state_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
@@ -63,8 +85,9 @@ __global__ void state_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
   const int64_t u = own_column(), P = a.shape.P;
   if (u >= P) return;
   const Step& step = k.steps[d];
-  for_own_rows(rows_of(step), [&](int64_t row) {
+  for_own_rows(step.rows(true), [&](int64_t row) {
     T* to = k.tokens.states + (k.token_row[d] + row) * P + u;
+    if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) move_to_reset(k.d_h, k.d_reset_h, (d * a.shape.B + row) * P + u);
     if (runs(step.now, a.steps.lengths, row)) {
       *to = narrow<T>(d_state(a, k, d, row, u));
     } else {
@@ -79,10 +102,10 @@ template <class T, class C>
 __device__ Wide<T> previous(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
   const Shape& s = a.shape;
   const Moment& before = k.steps[d].before;
-  const bool ran = runs(before, a.steps.lengths, row);
+  const bool anew = starts_anew(k.steps[d].now, a.steps.lengths, a.reset.mask, row), ran = !anew && runs(before, a.steps.lengths, row);
   const int64_t token = before.first + row, at = (d * s.B + row) * s.H + u;
-  if constexpr (C::has_cell_state) return ran ? a.cells[(d * s.N + token) * k.Hp + u] : widen(a.c0[at]);
-  else if constexpr (C::blends_state) return widen(ran ? a.out[(token * s.D + d) * s.P + u] : a.h0[at]);
+  if constexpr (C::has_cell_state) return ran ? a.cells[(d * s.N + token) * k.Hp + u] : widen(anew ? a.reset.c[at] : a.c0[at]);
+  else if constexpr (C::blends_state) return widen(ran ? a.out[(token * s.D + d) * s.P + u] : anew ? a.reset.h[at] : a.h0[at]);
   else return 0;
 }
 
@@ -96,6 +119,11 @@ __device__ void store_slots(const TokenBuffers<T>& tokens, int64_t token_row, in
 }
 
 template <class T, class C>
+__device__ void load_saved(const BackwardStep<T>& k, int d, int64_t row, int64_t u, Wide<T> (&saved)[C::saved ? C::saved : 1]) {
+  for (int g = 0; g < C::saved; ++g) saved[g] = widen(k.gates[((k.gates_row[d] + row) * C::saved + g) * k.Hp + u]);
+}
+
+template <class T, class C>
 __device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
   using V = Wide<T>;
   const Shape& s = a.shape;
@@ -103,10 +131,11 @@ __device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int 
   const int64_t at = (d * s.B + row) * s.H + u, token = step.now.first + row, token_row = k.token_row[d] + row;
   const bool projected = k.tokens.states, ran_after = runs(step.after, a.steps.lengths, row);
   V saved[C::saved ? C::saved : 1] = {}, state(0), d_carry(0);
-  for (int g = 0; g < C::saved; ++g) saved[g] = widen(k.gates[((k.gates_row[d] + row) * C::saved + g) * k.Hp + u]);
+  load_saved<T, C>(k, d, row, u, saved);
   if constexpr (C::has_cell_state) {
     state = a.cells[(d * s.N + token) * k.Hp + u];
     d_carry = from_after(ran_after, k.d_carry, a.d_c_n, at);
+    if (a.d_c_out) d_carry += widen(a.d_c_out[(token * s.D + d) * s.H + u]);
     if (k.tokens.hidden) k.tokens.hidden[token_row * s.H + u] = narrow<T>(C::hidden(saved, state));
   } else if constexpr (C::blends_state) {
     d_carry = from_after<T>(ran_after, k.d_carry, nullptr, at);
@@ -126,13 +155,37 @@ __global__ void cell_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
   if (u >= H) return;
   const Step& step = k.steps[d];
   const Wide<T> zeros[C::slots] = {};
-  for_own_rows(rows_of(step), [&](int64_t row) {
+  for_own_rows(step.rows(true), [&](int64_t row) {
+    if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) {
+      const int64_t at = (d * a.shape.B + row) * H + u;
+      if (!k.tokens.states) move_to_reset(k.d_h, k.d_reset_h, at);
+      move_carry_to_reset<C>(k, at);
+    }
     if (runs(step.now, a.steps.lengths, row)) return run_vjp<T, C>(a, k, d, row, u);
     if (row < step.now.active) {
       store_slots<T, C>(k.tokens, k.token_row[d] + row, H, u, zeros);
       if (k.tokens.hidden) k.tokens.hidden[(k.token_row[d] + row) * H + u] = narrow<T>(0);
     }
     if (!k.tokens.states) finish_state<C::blends_state>(a, k, d, row, u);
+  });
+}
+
+// What D(gated state) completes: the first slot, and the carry.
+template <class T, class C>
+__global__ void gated_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
+  const int d = blockIdx.z;
+  const int64_t u = own_column(), H = a.shape.H;
+  if (u >= H) return;
+  for_own_rows(k.steps[d].now.active, [&](int64_t row) {
+    if (!runs(k.steps[d].now, a.steps.lengths, row)) return;
+    const int64_t at = (d * a.shape.B + row) * H + u, token_row = k.token_row[d] + row;
+    Wide<T> saved[C::saved];
+    load_saved<T, C>(k, d, row, u, saved);
+    const Wide<T> h = previous<T, C>(a, k, d, row, u);
+    const auto gradients = C::vjp_of_gated_state(saved, h, k.d_hidden[at], k.d_carry[at]);
+    k.d_carry[at] = gradients.carry;
+    k.tokens.slots[token_row * C::gates * H + u] = narrow<T>(gradients.slot);
+    if (k.tokens.hidden) k.tokens.hidden[token_row * H + u] = narrow<T>(C::gated_state(saved, h));
   });
 }
 
@@ -145,6 +198,12 @@ __global__ void end_kernel(const BackwardArgs<T> a, const BackwardStep<T> k, con
   for_own_rows(s.B, [&](int64_t row) {
     const bool ran = runs(start, a.steps.lengths, row);
     const int64_t state = (d * s.B + row) * s.P + u, unit = (d * s.B + row) * s.H + u;
+    if (starts_anew(k.steps[d].after, a.steps.lengths, a.reset.mask, row)) {
+      if (u < s.P) move_to_reset(k.d_h, k.d_reset_h, state);
+      if (u < s.H) move_carry_to_reset<C>(k, unit);
+    }
+    if (u < s.P && k.d_reset_h) a.d_reset_h[state] = narrow<T>(k.d_reset_h[state]);
+    if (u < s.H && k.d_reset_c) a.d_reset_c[unit] = narrow<T>(k.d_reset_c[unit]);
     if (u < s.P && a.d_h0) {
       if (ran) finish_state<C::blends_state>(a, k, d, row, u);
       else a.d_h0[state] = narrow<T>(from_after(false, k.d_h, a.d_h_n, state));
@@ -167,7 +226,8 @@ class Backward {
   Arena arena_;
   const SideBySide<T> w_hh_, w_hr_;  // R0
   const FirstTokens first_;          // R1
-  V *d_h_, *d_hidden_ = nullptr, *d_carry_ = nullptr;  // [D, B, P], [D, B, H], [D, B, H]
+  V *d_h_, *d_hidden_, *d_carry_;  // [D, B, P], [D, B, H], [D, B, H]
+  V *d_reset_h_, *d_reset_c_;      // [D, B, P], [D, B, H], where wanted
   const int64_t steps_;
   TokenBuffers<T> tokens_;
   Recompute<T> recompute_;
@@ -188,8 +248,10 @@ class Backward {
         w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
         first_(arena_, s_, args.steps, regime == Regime::r1),
         d_h_(arena_.take<V>(s_.D * s_.B * s_.P)),
-        d_hidden_(projected_ ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
+        d_hidden_(projected_ || C::gated_products ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
         d_carry_(C::has_cell_state || C::blends_state ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
+        d_reset_h_(args.d_reset_h ? arena_.take<V>(s_.D * s_.B * s_.P) : nullptr),
+        d_reset_c_(args.d_reset_c ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
         steps_(steps_of_chunk(s_, bytes_of_steps(2) - bytes_of_steps(1), chunk_bytes)),
         tokens_(place_tokens(arena_, tokens_of_chunk(s_, steps_))),
         recompute_(place_recompute(arena_, tokens_of_chunk(s_, steps_))),
@@ -200,6 +262,7 @@ class Backward {
     w_hh_.enqueue_copy(queue);
     w_hr_.enqueue_copy(queue);
     first_.enqueue(queue, s_, a_.steps);
+    if (a_.d_reset_h || a_.d_reset_c) queue.run(start_kernel<T>, over(s_.H, s_.D * s_.B), a_, step({0, 0}, -1));
     for (Chunk c{s_.T, s_.T}; c.begin > 0 && queue.error() == cudaSuccess;) {
       c = {std::max<int64_t>(0, c.begin - steps_), c.begin};
       for (int d = 0; d < s_.D; ++d) prepare(queue, d, c);
@@ -208,7 +271,8 @@ class Backward {
       gradients_.enqueue(queue, c);
     }
     gradients_.finish(queue);
-    if (a_.d_h0 || a_.d_c0) queue.run(end_kernel<T, C>, over(s_.H, s_.B, s_.D), a_, step({0, 0}, -1), timeline_.moment(0));
+    if (a_.d_h0 || a_.d_c0 || a_.d_reset_h || a_.d_reset_c)
+      queue.run(end_kernel<T, C>, over(s_.H, s_.B, s_.D), a_, step({0, 0}, -1), timeline_.moment(0));
   }
 
  private:
@@ -240,11 +304,11 @@ class Backward {
       loop.slot_row[d] = d * tokens_.capacity - timeline_.tokens(timeline_.times(d, c)).first;
       loop.gate_row[d] = recomputes_ ? loop.slot_row[d] : d * s_.N;
     }
-    if constexpr (has_loop<T>) run_loop(queue, a_, loop);
+    if constexpr (has_loop<T> && !C::gated_products) run_loop(queue, a_, loop);
   }
 
   BackwardStep<T> step(const Chunk& c, int64_t i) const {
-    BackwardStep<T> k{{}, {}, {}, Hp_, tokens_, gates(), d_h_, d_hidden_, d_carry_};
+    BackwardStep<T> k{{}, {}, {}, Hp_, tokens_, gates(), d_h_, d_hidden_, d_carry_, d_reset_h_, d_reset_c_};
     for (int d = 0; d < s_.D; ++d) {
       k.steps[d] = timeline_.step(d, i);
       k.token_row[d] = d * tokens_.capacity + timeline_.row_of_chunk(d, c, i);
@@ -261,17 +325,23 @@ class Backward {
       rows = std::max(rows, k.steps[d].now.active);
       finished = std::max(finished, k.steps[d].after.active);
     }
-    const auto tokens = [&](const T* of, int64_t width) {
-      return Operand<T>{of + k.token_row[0] * width, width, false, s_.D == 2 ? (k.token_row[1] - k.token_row[0]) * width : 0};
+    const auto tokens = [&](const T* of, int64_t width, int64_t first_column = 0) {
+      return Operand<T>{of + k.token_row[0] * width + first_column, width, false, s_.D == 2 ? (k.token_row[1] - k.token_row[0]) * width : 0};
     };
     if (projected_) {
       queue.run(state_kernel<T>, over(s_.P, std::max(rows, finished), s_.D), a_, k);
       queue.multiply(rows, s_.H, s_.P, tokens(tokens_.states, s_.P), w_hr_.operand(s_.H, false), Result<V>{d_hidden_, s_.H, s_.B * s_.H}, s_.D);
     }
     queue.run(cell_kernel<T, C>, over(s_.H, std::max(rows, finished), s_.D), a_, k);
-    if (i > 0 || a_.d_h0)
-      queue.multiply(rows, s_.P, columns_, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false),
-                     Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
+    constexpr int plain_gates = C::gates - C::gated_products;
+    const int64_t plain = plain_gates * s_.H;
+    if constexpr (C::gated_products) {
+      queue.multiply(rows, s_.P, columns_ - plain, tokens(tokens_.hidden_slots, columns_, plain), w_hh_.operand(s_.P, false, plain),
+                     Result<V>{d_hidden_, s_.P, s_.B * s_.P}, s_.D);
+      queue.run(gated_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
+    }
+    if (i > 0 || a_.d_h0 || a_.d_reset_h)
+      queue.multiply(rows, s_.P, plain, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false), Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
   }
 };
 
@@ -279,10 +349,9 @@ class Backward {
 
 template <class T>
 cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
-  if (!has_kernels(args.cell)) return cudaErrorNotSupported;
   const std::optional<Regime> regime = choose(Layer(args));
   if (!regime) return cudaErrorNotSupported;
-  return with_cell<Wide<T>>(args.cell, [&](auto cell) {
+  return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Backward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);

@@ -9,16 +9,17 @@ namespace rnnk::cuda {
 using namespace rnnk::scalar;
 #include "cells/activations.h"
 #include "cells/gru.h"
+#include "cells/gru_reset_before.h"
 #include "cells/lstm.h"
 #include "cells/rnn.h"
 
 template <Cell cell, class C, class F>
 auto call_with(const F& f) {
-  static_assert(C::gates == gate_count(cell) && C::saved == saved_count(cell));
+  static_assert(C::gates == gate_count(cell) && C::saved == saved_count(cell) && C::gated_products == gated_count(cell));
   return f(C{});
 }
 
-// Calls f(C{}) with the cell's mathematics in V.
+// Calls f(C{}) with the cell's mathematics in V, of a cell whose step takes one product.
 template <class V, class F>
 auto with_cell(Cell cell, const F& f) {
   switch (cell) {
@@ -28,6 +29,12 @@ auto with_cell(Cell cell, const F& f) {
     case Cell::rnn_sigmoid: return call_with<Cell::rnn_sigmoid, RnnSigmoid<V>>(f);
     default: return call_with<Cell::rnn_relu, RnnRelu<V>>(f);
   }
+}
+
+// Of any cell.
+template <class V, class F>
+auto with_any_cell(Cell cell, const F& f) {
+  return cell == Cell::gru_reset_before ? call_with<Cell::gru_reset_before, GruResetBefore<V>>(f) : with_cell<V>(cell, f);
 }
 
 // Calls f(gate, slot that meets x, slot that meets h) for every gate, all of them constants: device code sees no static array.

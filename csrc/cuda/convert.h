@@ -23,7 +23,9 @@ class SideBySide {
   void enqueue_copy(Queue& queue) const {
     for (int d = 0; d < D_ && copy_; ++d) convert(queue, matrices_[d], copy_ + d * size_, size_);
   }
-  Operand<T> operand(int64_t row_stride, bool transposed) const { return {copy_ ? copy_ : matrices_[0], row_stride, transposed, size_}; }
+  Operand<T> operand(int64_t row_stride, bool transposed, int64_t first_row = 0) const {
+    return {(copy_ ? copy_ : matrices_[0]) + first_row * row_stride, row_stride, transposed, size_};
+  }
 };
 
 }  // namespace rnnk::cuda

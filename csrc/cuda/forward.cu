@@ -1,7 +1,9 @@
-// Purpose: the forward pass of one layer, both directions: R0, two launches a step (with a projection four).
+// Purpose: the forward pass of one layer, both directions: R0, two launches a step (with a projection or a gated state four).
 // Algorithm: h_n, which is the state, starts as h0. Per chunk of steps: one product a direction for all its tokens, x W_ih^T. Per step:
 // h W_hh^T of both directions, one batched product; then cell_kernel adds the biases, runs the cell and writes h' to out and over h_n, and
-// what the backward pass needs. With a projection it writes o * tanh(c'), and state_kernel what W_hr has made of it.
+// what the backward pass needs. With a projection it writes o * tanh(c'), and state_kernel what W_hr has made of it. A cell that gates its state
+// gets the product with the other gates first, then gated_kernel and one more product. A row that starts anew before the step after is set
+// to its reset state by whoever writes its state.
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row that has ended, or not begun, writes
 // zero to out and keeps its state.
 // Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
@@ -25,52 +27,97 @@ struct ForwardStep {
   const Wide<T>* x_products[2];  // [rows of the step, G * H]
   const Wide<T>* h_products;     // [D, B, G * H]
   Wide<T>* c;                    // [D, B, H], LSTM only
-  T* hidden;                     // [D, B, H] with a projection, or null: o * tanh(c)
+  T* hidden;                     // [D, B, H] with a projection: o * tanh(c); with a gated state: that; or null
   const T* states;               // [D, B, P], what W_hr has made of it
 };
 
+// The step here is the one before the first.
 template <class T>
-__global__ void start_kernel(const ForwardArgs<T> a, Wide<T>* c) {
+__global__ void start_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const Shape& s = a.shape;
+  const int d = blockIdx.z;
   const int64_t u = own_column();
-  for_own_rows(s.D * s.B, [&](int64_t row) {
-    if (u < s.P) a.h_n[row * s.P + u] = a.h0[row * s.P + u];
-    if (c && u < s.H) c[row * s.H + u] = widen(a.c_n[row * s.H + u] = a.c0[row * s.H + u]);
+  for_own_rows(s.B, [&](int64_t row) {
+    const int64_t state = (d * s.B + row) * s.P + u, unit = (d * s.B + row) * s.H + u;
+    const bool anew = starts_anew(k.steps[d].after, a.steps.lengths, a.reset.mask, row);
+    if (u < s.P) a.h_n[state] = anew ? a.reset.h[state] : a.h0[state];
+    if (!k.c || u >= s.H) return;
+    a.c_n[unit] = a.c0[unit];
+    k.c[unit] = widen(anew ? a.reset.c[unit] : a.c0[unit]);
   });
+}
+
+// What enters the cell.
+template <class V, class C>
+struct Entering {
+  V x[C::gates], h[C::gates], carry;
+};
+template <class T, class C>
+__device__ Entering<Wide<T>, C> load(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
+  const Shape& s = a.shape;
+  const int64_t state = d * s.B + row, columns = C::gates * s.H;
+  Entering<Wide<T>, C> in{};
+  load_gates<C>(k.x_products[d] + row * columns, s.H, u, in.x);
+  load_gates<C>(k.h_products + state * columns, s.H, u, in.h);
+  if constexpr (C::has_cell_state) in.carry = k.c[state * s.H + u];
+  else if constexpr (C::blends_state) in.carry = widen(a.h_n[state * s.P + u]);
+  return in;
+}
+
+template <class T, class C>
+__device__ void run_cell(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u, const Wide<T> (&biases)[C::biases]) {
+  const Shape& s = a.shape;
+  const Step& step = k.steps[d];
+  const int64_t state = d * s.B + row, token = step.now.first + row, saved = d * s.N + token;
+  const auto in = load<T, C>(a, k, d, row, u);
+  const auto next = C::forward(in.x, in.h, biases, in.carry);
+  const T hidden = narrow<T>(next.h);
+  if (k.states) k.hidden[state * s.H + u] = hidden;
+  else a.h_n[state * s.P + u] = a.out[(token * s.D + d) * s.P + u] = hidden;
+  if constexpr (C::has_cell_state) {
+    k.c[state * s.H + u] = next.carry;
+    if (a.cells) a.cells[saved * k.Hp + u] = next.carry;
+    if (a.c_out) a.c_out[(token * s.D + d) * s.H + u] = narrow<T>(next.carry);
+    if (!runs(step.after, a.steps.lengths, row)) a.c_n[state * s.H + u] = narrow<T>(next.carry);
+  }
+  for (int g = 0; g < C::saved && a.gates; ++g) a.gates[(saved * C::saved + g) * k.Hp + u] = narrow<T>(next.saved[g]);
 }
 
 template <class T, class C>
 __global__ void cell_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
-  using V = Wide<T>;
   const Shape& s = a.shape;
   const int d = blockIdx.z;
-  const int64_t u = own_column(), columns = C::gates * s.H;
+  const int64_t u = own_column();
   if (u >= s.H) return;
   const Step& step = k.steps[d];
-  V biases[C::biases];
+  Wide<T> biases[C::biases];
   load_biases<C>(a.weights[d], s.H, u, biases);
-  for_own_rows(step.now.active, [&](int64_t row) {
-    const int64_t state = d * s.B + row, token = step.now.first + row, saved = d * s.N + token;
-    T* out = k.hidden ? nullptr : a.out + (token * s.D + d) * s.P + u;
-    if (!runs(step.now, a.steps.lengths, row)) {
-      if (out) *out = narrow<T>(0);
-      return;
+  for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
+    const int64_t token = (step.now.first + row) * s.D + d, state = d * s.B + row;
+    if (runs(step.now, a.steps.lengths, row)) {
+      run_cell<T, C>(a, k, d, row, u, biases);
+    } else if (row < step.now.active) {
+      if (!k.states) a.out[token * s.P + u] = narrow<T>(0);
+      if (C::has_cell_state && a.c_out) a.c_out[token * s.H + u] = narrow<T>(0);
     }
-    V x[C::gates], h[C::gates], carry(0);
-    load_gates<C>(k.x_products[d] + row * columns, s.H, u, x);
-    load_gates<C>(k.h_products + state * columns, s.H, u, h);
-    if constexpr (C::has_cell_state) carry = k.c[state * s.H + u];
-    else if constexpr (C::blends_state) carry = widen(a.h_n[state * s.P + u]);
-    const auto next = C::forward(x, h, biases, carry);
-    const T hidden = narrow<T>(next.h);
-    if (out) a.h_n[state * s.P + u] = *out = hidden;
-    else k.hidden[state * s.H + u] = hidden;
-    if constexpr (C::has_cell_state) {
-      k.c[state * s.H + u] = next.carry;
-      if (a.cells) a.cells[saved * k.Hp + u] = next.carry;
-      if (!runs(step.after, a.steps.lengths, row)) a.c_n[state * s.H + u] = narrow<T>(next.carry);
-    }
-    for (int g = 0; g < C::saved && a.gates; ++g) a.gates[(saved * C::saved + g) * k.Hp + u] = narrow<T>(next.saved[g]);
+    if (!starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) return;
+    if (!k.states) a.h_n[state * s.P + u] = a.reset.h[state * s.P + u];
+    if constexpr (C::has_cell_state) k.c[state * s.H + u] = widen(a.reset.c[state * s.H + u]);
+  });
+}
+
+// What the last gates' product is with.
+template <class T, class C>
+__global__ void gated_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
+  const int d = blockIdx.z;
+  const int64_t u = own_column(), H = a.shape.H;
+  if (u >= H) return;
+  Wide<T> biases[C::biases];
+  load_biases<C>(a.weights[d], H, u, biases);
+  for_own_rows(k.steps[d].now.active, [&](int64_t row) {
+    if (!runs(k.steps[d].now, a.steps.lengths, row)) return;
+    const auto in = load<T, C>(a, k, d, row, u);
+    k.hidden[(d * a.shape.B + row) * H + u] = narrow<T>(C::gated_state(in.x, in.h, biases, in.carry));
   });
 }
 
@@ -81,11 +128,11 @@ __global__ void state_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int64_t u = own_column();
   if (u >= s.P) return;
   const Step& step = k.steps[d];
-  for_own_rows(step.now.active, [&](int64_t row) {
-    const int64_t state = (d * s.B + row) * s.P + u;
-    T& out = a.out[((step.now.first + row) * s.D + d) * s.P + u];
-    if (runs(step.now, a.steps.lengths, row)) a.h_n[state] = out = k.states[state];
-    else out = narrow<T>(0);
+  for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
+    const int64_t state = (d * s.B + row) * s.P + u, token = ((step.now.first + row) * s.D + d) * s.P + u;
+    if (runs(step.now, a.steps.lengths, row)) a.h_n[state] = a.out[token] = k.states[state];
+    else if (row < step.now.active) a.out[token] = narrow<T>(0);
+    if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) a.h_n[state] = a.reset.h[state];
   });
 }
 
@@ -121,9 +168,8 @@ class Forward {
     x_products_ = arena_.take<V>(s_.D * chunk_tokens_ * columns_);
     if (regime == Regime::r0) h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
     if (C::has_cell_state) c_ = arena_.take<V>(s_.D * s_.B * s_.H);
-    if (!args.weights[0].w_hr) return;
-    hidden_ = arena_.take<T>(s_.D * s_.B * s_.H);
-    states_ = arena_.take<T>(s_.D * s_.B * s_.P);
+    if (args.weights[0].w_hr || C::gated_products) hidden_ = arena_.take<T>(s_.D * s_.B * s_.H);
+    if (args.weights[0].w_hr) states_ = arena_.take<T>(s_.D * s_.B * s_.P);
   }
   size_t workspace() const { return arena_.used(); }
 
@@ -131,7 +177,7 @@ class Forward {
     w_hh_.enqueue_copy(queue);
     w_hr_.enqueue_copy(queue);
     first_.enqueue(queue, s_, a_.steps);
-    queue.run(start_kernel<T>, over(s_.H, s_.D * s_.B), a_, c_);
+    queue.run(start_kernel<T>, over(s_.H, s_.B, s_.D), a_, step({0, 0}, -1));
     for (Chunk c{0, 0}; c.end < s_.T && queue.error() == cudaSuccess;) {
       c = {c.end, std::min(c.end + steps_, s_.T)};
       for (int d = 0; d < s_.D; ++d) multiply_x(queue, d, timeline_.tokens(timeline_.times(d, c)));
@@ -149,25 +195,41 @@ class Forward {
   void run_steps(Queue& queue, const Chunk& c) const {
     ForwardLoop<T> loop{c, first_.table(), x_products_, {}, c_};
     for (int d = 0; d < s_.D; ++d) loop.x_row[d] = d * chunk_tokens_ - timeline_.tokens(timeline_.times(d, c)).first;
-    if constexpr (has_loop<T>) run_loop(queue, a_, loop);
+    if constexpr (has_loop<T> && !C::gated_products) run_loop(queue, a_, loop);
+  }
+
+  ForwardStep<T> step(const Chunk& c, int64_t i) const {
+    ForwardStep<T> k{{}, padded_units(s_.H), {}, h_products_, c_, hidden_, states_};
+    for (int d = 0; d < s_.D; ++d) {
+      k.steps[d] = timeline_.step(d, i);
+      k.x_products[d] = x_products_ + (d * chunk_tokens_ + timeline_.row_of_chunk(d, c, i)) * columns_;
+    }
+    return k;
   }
 
   // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.
   void advance(Queue& queue, const Chunk& c, int64_t i) const {
-    ForwardStep<T> k{{}, padded_units(s_.H), {}, h_products_, c_, hidden_, states_};
-    int64_t rows = 0;
+    const ForwardStep<T> k = step(c, i);
+    int64_t rows = 0, written = 0;
     for (int d = 0; d < s_.D; ++d) {
-      k.steps[d] = timeline_.step(d, i);
-      k.x_products[d] = x_products_ + (d * chunk_tokens_ + timeline_.row_of_chunk(d, c, i)) * columns_;
       rows = std::max(rows, k.steps[d].now.active);
+      written = std::max(written, k.steps[d].rows(a_.reset.mask));  // with those that are set anew for the step after
     }
-    queue.multiply(rows, columns_, s_.P, Operand<T>{a_.h_n, s_.P, false, s_.B * s_.P}, w_hh_.operand(s_.P, true),
-                   Result<V>{h_products_, columns_, s_.B * columns_}, s_.D);
-    queue.run(cell_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
-    if (!hidden_) return;
+    const auto multiply_w_hh = [&](const T* states, int64_t first_gate, int64_t gates) {
+      queue.multiply(rows, gates * s_.H, s_.P, Operand<T>{states, s_.P, false, s_.B * s_.P}, w_hh_.operand(s_.P, true, first_gate * s_.H),
+                     Result<V>{h_products_ + first_gate * s_.H, columns_, s_.B * columns_}, s_.D);
+    };
+    constexpr int plain_gates = C::gates - C::gated_products;
+    multiply_w_hh(a_.h_n, 0, plain_gates);
+    if constexpr (C::gated_products) {
+      queue.run(gated_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
+      multiply_w_hh(hidden_, plain_gates, C::gated_products);
+    }
+    queue.run(cell_kernel<T, C>, over(s_.H, written, s_.D), a_, k);
+    if (!states_) return;
     queue.multiply(rows, s_.P, s_.H, Operand<T>{hidden_, s_.H, false, s_.B * s_.H}, w_hr_.operand(s_.H, true),
                    Result<T>{states_, s_.P, s_.B * s_.P}, s_.D);
-    queue.run(state_kernel<T>, over(s_.P, rows, s_.D), a_, k);
+    queue.run(state_kernel<T>, over(s_.P, written, s_.D), a_, k);
   }
 };
 
@@ -175,10 +237,9 @@ class Forward {
 
 template <class T>
 cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
-  if (!has_kernels(args.cell)) return cudaErrorNotSupported;
   const std::optional<Regime> regime = choose(Layer(args));
   if (!regime) return cudaErrorNotSupported;
-  return with_cell<Wide<T>>(args.cell, [&](auto cell) {
+  return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Forward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);

@@ -1,6 +1,6 @@
 // Purpose: the operands of a chunk's products that do not lie in one piece: the states before, for d_W_hh and recomputation, and x without padding.
-// Algorithm: a token's state before is its row's out one step earlier in the direction's time, or h0 at the row's first step. Which that is
-// says a table of moments, passed by value, so that nobody reads host memory later; longer chunks take several launches.
+// Algorithm: a token's state before is its row's out one step earlier in the direction's time, or h0 at the row's first step, or what it was
+// set to. Which that is says a table of moments, passed by value, so that nobody reads host memory later; longer chunks take several launches.
 // Threads: one an element of one row of one step (or, for x, of one token); a warp copies 32 neighbouring elements.
 // Budget: no shared memory, at most 40 registers; 3.2 KB of kernel parameters of the 4 that any card takes.
 #include "cuda/gather.h"
@@ -21,7 +21,8 @@ template <class T>
 struct StatesBefore {
   int64_t B, P, out_stride;
   const int64_t* lengths;
-  const T *out, *h0;  // of the direction
+  const bool* resets;
+  const T *out, *h0, *reset_h;  // of the direction
   T* to;              // [tokens, P], of the table's first token on
   int earlier;        // the step before is at time + earlier
 };
@@ -34,7 +35,8 @@ __global__ void states_before_kernel(const StatesBefore<T> k, const MomentTable 
   const int64_t chunk_row = now.first - table.at[1].first;
   for_own_rows(now.active, [&](int64_t row) {
     T state = narrow<T>(0);
-    if (runs(before, k.lengths, row) && runs(now, k.lengths, row)) state = k.out[(before.first + row) * k.out_stride + u];
+    if (starts_anew(now, k.lengths, k.resets, row)) state = k.reset_h[row * k.P + u];
+    else if (runs(before, k.lengths, row) && runs(now, k.lengths, row)) state = k.out[(before.first + row) * k.out_stride + u];
     else if (runs(now, k.lengths, row)) state = k.h0[row * k.P + u];
     k.to[(chunk_row + row) * k.P + u] = state;
   });
@@ -56,7 +58,8 @@ template <class T>
 void gather_states_before(Queue& queue, const BackwardArgs<T>& args, int d, const Chunk& times, T* to) {
   const Shape& s = args.shape;
   const Timeline timeline(args);
-  StatesBefore<T> k{s.B, s.P, s.D * s.P, args.steps.lengths, args.out + d * s.P, args.h0 + d * s.B * s.P, to, d ? 1 : -1};
+  StatesBefore<T> k{s.B, s.P, s.D * s.P, args.steps.lengths, args.reset.mask, args.out + d * s.P, args.h0 + d * s.B * s.P,
+                    args.reset.mask ? args.reset.h + d * s.B * s.P : nullptr, to, d ? 1 : -1};
   for (Chunk part{0, times.begin}; part.end < times.end;) {
     part = {part.end, std::min(part.end + most_steps, times.end)};
     MomentTable table{};

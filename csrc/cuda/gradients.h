@@ -2,6 +2,7 @@
 //
 //   d_x    = slots W_ih                         d_w_ih = slots^T x
 //   d_w_hr = D(state)^T (o * tanh(c))           d_w_hh = (hidden slots)^T (h before)        d_b = column sums of the slots
+// The rows of d_w_hh that met a gated state: with that.
 #pragma once
 #include "cuda/columns.h"
 #include "cuda/convert.h"
@@ -24,9 +25,9 @@ class ChunkSum {
   }
   explicit operator bool() const { return result_; }
 
-  // += a^T b: a [tokens, m], b [tokens, n].
-  void add(Queue& queue, int64_t tokens, const T* a, const T* b, bool first) const {
-    const Operand<T> left{a, m_, true}, right{b, n_};
+  // += a^T b: a [tokens, m], whose rows lie a_stride apart, b [tokens, n].
+  void add(Queue& queue, int64_t tokens, const T* a, int64_t a_stride, const T* b, bool first) const {
+    const Operand<T> left{a, a_stride, true}, right{b, n_};
     if (sum_) queue.multiply(m_, n_, tokens, left, right, Result<Wide<T>>{sum_, n_, 0, !first});
     else queue.multiply(m_, n_, tokens, left, right, Result<T>{result_, n_, 0, !first});
   }
@@ -42,20 +43,22 @@ class Gradients {
   const Shape& s_;
   const TokenBuffers<T> tokens_;
   const Timeline timeline_;
-  const int64_t columns_;
+  const int64_t columns_, plain_;  // plain: those of gates whose recurrent product is with h
   struct {
-    ChunkSum<T> w_ih, w_hh, w_hr;
+    ChunkSum<T> w_ih, w_hh, gated, w_hr;  // gated: the rows of W_hh after the plain ones
   } sums_[2];
   T* inputs_ = nullptr;  // [capacity, I], with lengths: x with zeros for padding
   ColumnSums<T> biases_;
 
  public:
   Gradients(Arena& arena, const BackwardArgs<T>& args, const TokenBuffers<T>& tokens, bool several_chunks)
-      : a_(args), s_(args.shape), tokens_(tokens), timeline_(args), columns_(gate_count(args.cell) * s_.H) {
+      : a_(args), s_(args.shape), tokens_(tokens), timeline_(args), columns_(gate_count(args.cell) * s_.H),
+        plain_(columns_ - gated_count(args.cell) * s_.H) {
     for (int d = 0; d < s_.D; ++d) {
       const WeightGradients<T>& to = args.d_weights[d];
       sums_[d].w_ih = {arena, to.w_ih, columns_, s_.I, several_chunks};
-      sums_[d].w_hh = {arena, to.w_hh, columns_, s_.P, several_chunks};
+      sums_[d].w_hh = {arena, to.w_hh, plain_, s_.P, several_chunks};
+      if (to.w_hh && plain_ < columns_) sums_[d].gated = {arena, to.w_hh + plain_ * s_.P, columns_ - plain_, s_.P, several_chunks};
       sums_[d].w_hr = {arena, to.w_hr, s_.P, s_.H, several_chunks};
       if (to.w_ih && args.steps.lengths && !inputs_) inputs_ = arena.take<T>(tokens.capacity * s_.I);
     }
@@ -72,10 +75,12 @@ class Gradients {
       if (a_.d_x) input_gradient(queue, d, c);
       if (sums_[d].w_ih) {
         if (inputs_) gather_inputs(queue, a_, times, inputs_);
-        sums_[d].w_ih.add(queue, range.count, tokens_.slots + at * columns_, inputs_ ? inputs_ : a_.x + range.first * s_.I, first);
+        sums_[d].w_ih.add(queue, range.count, tokens_.slots + at * columns_, columns_, inputs_ ? inputs_ : a_.x + range.first * s_.I, first);
       }
-      if (sums_[d].w_hh) sums_[d].w_hh.add(queue, range.count, tokens_.hidden_slots + at * columns_, tokens_.before + at * s_.P, first);
-      if (sums_[d].w_hr) sums_[d].w_hr.add(queue, range.count, tokens_.states + at * s_.P, tokens_.hidden + at * s_.H, first);
+      const T* slots = tokens_.hidden_slots + at * columns_;
+      if (sums_[d].w_hh) sums_[d].w_hh.add(queue, range.count, slots, columns_, tokens_.before + at * s_.P, first);
+      if (sums_[d].gated) sums_[d].gated.add(queue, range.count, slots + plain_, columns_, tokens_.hidden + at * s_.H, first);
+      if (sums_[d].w_hr) sums_[d].w_hr.add(queue, range.count, tokens_.states + at * s_.P, s_.P, tokens_.hidden + at * s_.H, first);
     }
     biases_.add(queue, bias_tasks(c), first);
   }
@@ -86,6 +91,7 @@ class Gradients {
     for (const auto& sums : sums_) {
       sums.w_ih.finish(queue);
       sums.w_hh.finish(queue);
+      sums.gated.finish(queue);
       sums.w_hr.finish(queue);
     }
   }

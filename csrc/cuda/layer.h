@@ -22,6 +22,14 @@ struct Steps {
   const int64_t* lengths;  // [B] or null: of a padded batch, row b runs at step t where t < lengths[b]
 };
 
+// Where rows start anew: before a token's step, in the direction's own time, its row's state becomes `h` and `c` if the mask is true.
+template <class T>
+struct Reset {
+  const bool* mask;  // [N]; null means nowhere
+  const T* h;        // [D, B, P]
+  const T* c;        // [D, B, H], LSTM only
+};
+
 template <class T>
 struct ForwardArgs {
   Cell cell;
@@ -31,7 +39,9 @@ struct ForwardArgs {
   const T* x;      // [N, I]
   const T* h0;     // [D, B, P]
   const T* c0;     // [D, B, H], LSTM only
+  Reset<T> reset;
   T* out;          // [N, D * P], direction d at column d * P; zero past a row's length
+  T* c_out;        // [N, D * H], the c of every step likewise, or null when not wanted; LSTM only
   T* h_n;          // [D, B, P]
   T* c_n;          // [D, B, H], LSTM only
   T* gates;        // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them
@@ -49,20 +59,24 @@ struct BackwardArgs {
   const T* out;
   const T* h0;
   const T* c0;
+  Reset<T> reset;
   const T* gates;  // or null to compute them again
   const Wide<T>* cells;
   const T* d_out;  // [N, D * P] or null for zero
+  const T* d_c_out;  // [N, D * H] or null for zero
   const T* d_h_n;  // [D, B, P] or null for zero
   const T* d_c_n;  // [D, B, H] or null for zero
   T* d_x;          // [N, I] or null when not wanted; zero past a row's length
   T* d_h0;         // [D, B, P] or null
   T* d_c0;         // [D, B, H] or null
+  T* d_reset_h;    // [D, B, P] or null
+  T* d_reset_c;    // [D, B, H] or null
   WeightGradients<T> d_weights[2];
   bool tf32;  // as in ForwardArgs
 };
 
-// All cells but the GRU that resets before the product, whose step takes two products.
-inline bool has_kernels(Cell cell) { return cell != Cell::gru_reset_before; }
+// Of the gates, the last so many whose recurrent product is not with h but with a gated state; cells.h asserts that cells/ agrees.
+constexpr int gated_count(Cell cell) { return cell == Cell::gru_reset_before ? 1 : 0; }
 
 // Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs, never 0; a workspace lies at a multiple
 // of 256. Nothing is allocated, nothing waits, no host memory is read once the call has returned: it may be captured into a graph.

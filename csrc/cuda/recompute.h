@@ -10,6 +10,7 @@ namespace rnnk::cuda {
 template <class T>
 class Recompute {
   Wide<T>*x_products_ = nullptr, *h_products_ = nullptr;  // [capacity, G * H], one direction after the other
+  T* gated_ = nullptr;                                    // [capacity, H], the gated state of a cell that has one, likewise
   T* gates_ = nullptr;                                    // [D, capacity, S, Hp]
   int64_t capacity_ = 0;
 

@@ -18,17 +18,18 @@ struct Layer {
   Cell cell;
   Shape shape;
   Type type;
-  bool projected, tf32, backward;
+  bool projected, resets, with_cells, tf32, backward;
 
   template <class T>
-  explicit Layer(const ForwardArgs<T>& a) : Layer(a, type_of<T>, false) {}
+  explicit Layer(const ForwardArgs<T>& a) : Layer(a, type_of<T>, a.c_out, false) {}
   template <class T>
-  explicit Layer(const BackwardArgs<T>& a) : Layer(a, type_of<T>, true) {}
+  explicit Layer(const BackwardArgs<T>& a) : Layer(a, type_of<T>, a.d_c_out, true) {}
 
  private:
   template <class Args>
-  Layer(const Args& a, Type type, bool backward)
-      : cell(a.cell), shape(a.shape), type(type), projected(a.weights[0].w_hr), tf32(a.tf32), backward(backward) {}
+  Layer(const Args& a, Type type, bool with_cells, bool backward)
+      : cell(a.cell), shape(a.shape), type(type), projected(a.weights[0].w_hr), resets(a.reset.mask), with_cells(with_cells), tf32(a.tf32),
+        backward(backward) {}
 };
 
 // The largest H of R1.
@@ -46,6 +47,7 @@ constexpr int64_t r1_units(Cell cell, bool backward) {
 // R1 needs sm_80 for its mma, as all that we build for has; clusters and more are for those after it.
 inline bool fits(Regime regime, const Layer& p) {
   if (regime == Regime::r0) return true;
+  if (p.resets || p.with_cells || gated_count(p.cell)) return false;
   if (p.projected || p.type == Type::f64 || (p.type == Type::f32 && !p.tf32)) return false;
   if (p.shape.T * p.shape.B * p.shape.D > std::numeric_limits<int>::max()) return false;  // tokens, chunk after chunk of two directions
   return p.shape.H <= (p.type == Type::f32 ? r1_units<float>(p.cell, p.backward) : r1_units<__half>(p.cell, p.backward));

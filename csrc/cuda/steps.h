@@ -13,9 +13,17 @@ struct Moment {
 // With lengths, some of the tokens are padding.
 RNNK_FN bool runs(const Moment& m, const int64_t* lengths, int64_t row) { return row < m.active && (!lengths || m.time < lengths[row]); }
 
+// Whether a row runs and starts anew before it.
+RNNK_FN bool starts_anew(const Moment& m, const int64_t* lengths, const bool* mask, int64_t row) {
+  return mask && runs(m, lengths, row) && mask[m.first + row];
+}
+
 // A step of a direction between its neighbours.
 struct Step {
   Moment before, now, after;
+
+  // The rows that may run now, and, where wanted, those that may run at the step after.
+  RNNK_FN int64_t rows(bool with_after) const { return with_after && after.active > now.active ? after.active : now.active; }
 };
 
 // Steps begin to end.

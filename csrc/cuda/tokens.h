@@ -15,7 +15,7 @@ struct TokenBuffers {
   T* hidden_slots = nullptr;  // [G * H], as they meet h; a GRU's differ, others' are the slots
   T* before = nullptr;        // [P], the state that entered, where a product needs it
   T* states = nullptr;        // [P], with a projection: D(state)
-  T* hidden = nullptr;        // [H], with a projection whose gradient is wanted: o * tanh(c)
+  T* hidden = nullptr;        // [H], what a wanted gradient needs: with a projection o * tanh(c), or the gated state
 
   static TokenBuffers place(Arena& arena, const BackwardArgs<T>& args, int64_t capacity, bool splits_slots, bool needs_before) {
     const Shape& s = args.shape;
@@ -24,9 +24,9 @@ struct TokenBuffers {
     b.slots = arena.take<T>(rows * columns);
     b.hidden_slots = splits_slots ? arena.take<T>(rows * columns) : b.slots;
     if (needs_before) b.before = arena.take<T>(tokens * s.P);
-    if (!args.weights[0].w_hr) return b;
-    b.states = arena.take<T>(rows * s.P);
-    if (args.d_weights[0].w_hr || args.d_weights[1].w_hr) b.hidden = arena.take<T>(tokens * s.H);
+    const auto wanted = [&](T* WeightGradients<T>::*weight) { return args.d_weights[0].*weight || args.d_weights[1].*weight; };
+    if (args.weights[0].w_hr) b.states = arena.take<T>(rows * s.P);
+    if (gated_count(args.cell) ? wanted(&WeightGradients<T>::w_hh) : wanted(&WeightGradients<T>::w_hr)) b.hidden = arena.take<T>(tokens * s.H);
     return b;
   }
 };

@@ -27,10 +27,11 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
   static variable_list forward(AutogradContext* ctx, int64_t cell, const Tensor& x, const Tensor& h0, Optional c0, const Tensor& w_ih,
                                const Tensor& w_hh, Optional b_ih, Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r,
                                Optional b_ih_r, Optional b_hh_r, Optional w_hr_r, Optional reset_h, Optional reset_c, Optional batch_sizes,
-                               Optional lengths, Optional reset, bool recompute) {
+                               Optional lengths, Optional reset, bool recompute, bool with_cells) {
     Layer layer = LstmOp::layer(x, h0, or_undefined(c0), w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, reset_h,
                                 reset_c, batch_sizes, lengths, reset, recompute);
     layer.cell = Cell(cell);
+    layer.with_cells = with_cells;
     at::AutoDispatchBelowADInplaceOrView below;
     const LayerOutputs o = call_train_op(layer);
 
@@ -41,7 +42,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     for (const Tensor& t : {layer.batch_sizes, layer.lengths, layer.reset, o.out, o.gates, o.cells}) saved.push_back(t);
     ctx->save_for_backward(std::move(saved));
     variable_list outputs{o.out, o.h_n};
-    if (o.c_n.defined()) outputs.push_back(o.c_n);
+    for (const Tensor& t : {o.c_n, o.c_out})
+      if (t.defined()) outputs.push_back(t);
     return outputs;
   }
 
@@ -49,18 +51,19 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     check_no_tangent(cotangents);
     const variable_list saved = ctx->get_saved_variables();
     Layer layer{Cell(ctx->saved_data["cell"].toInt()), {}, saved[argument_count], saved[argument_count + 1], saved[argument_count + 2],
-                ctx->saved_data["recompute"].toBool()};
+                ctx->saved_data["recompute"].toBool(), /*with_cells=*/cotangents.size() > 3};
     std::copy_n(saved.begin(), argument_count, layer.arguments.begin());
     const Tensor &out = saved[argument_count + 3], &gates = saved[argument_count + 4], &cells = saved[argument_count + 5];
-    const Tensor d_c_n = cotangents.size() > 2 ? cotangents[2] : Tensor();
+    const auto of_lstm = [&](size_t k) { return cotangents.size() > k ? cotangents[k] : Tensor(); };
+    const Cotangents d_results{cotangents[0], cotangents[1], of_lstm(2), of_lstm(3)};
 
     const auto d = [&] {
       const int64_t needs = wanted(ctx, layer);
-      if (at::GradMode::is_enabled()) return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
+      if (at::GradMode::is_enabled()) return call_backward_op(layer, d_results, out, gates, cells, needs);
       at::AutoDispatchBelowADInplaceOrView below;  // spares the Python autograd of the *_bwd ops
-      return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
+      return call_backward_op(layer, d_results, out, gates, cells, needs);
     }();
-    variable_list gradients(1 + argument_count + 4);  // after `cell`, before batch_sizes, lengths, reset and recompute
+    variable_list gradients(1 + argument_count + 5);  // after `cell`, before batch_sizes, lengths, reset, recompute and with_cells
     std::copy(d.begin(), d.end(), gradients.begin() + 1);
     return gradients;
   }
@@ -100,8 +103,9 @@ LayerOutputs differentiable_layer(const Layer& l) {
   const variable_list o = LayerFunction::apply(
       int64_t(l.cell), l[X], l[H0], or_none(l[C0]), l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]),
       or_none(l[W_IH_R]), or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l[RESET_H]),
-      or_none(l[RESET_C]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset), l.recompute);
-  return {o[0], o[1], o.size() > 2 ? o[2] : Tensor(), {}, {}};
+      or_none(l[RESET_C]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset), l.recompute, l.with_cells);
+  const auto of_lstm = [&](size_t k) { return o.size() > k ? o[k] : Tensor(); };
+  return {o[0], o[1], of_lstm(2), of_lstm(3), {}, {}};
 }
 
 // bfloat16 and float16 on the CPU: the whole layer runs in float32, so that only the outputs are rounded.
@@ -114,13 +118,14 @@ LayerOutputs layer_in_float32(const Layer& layer) {
     t = t.to(at::kFloat);
   }
   LayerOutputs o = call_op(wide);
-  for (Tensor* t : {&o.out, &o.h_n, &o.c_n})
+  for (Tensor* t : {&o.out, &o.h_n, &o.c_n, &o.c_out})
     if (t->defined()) *t = t->to(reduced);
   return o;
 }
 
 TORCH_LIBRARY_IMPL(rnnkernels, Autograd, m) {
   m.impl("lstm", &AutogradKernel<LstmOp>::call);
+  m.impl("lstm_with_cells", &AutogradKernel<LstmWithCellsOp>::call);
   m.impl("gru", &AutogradKernel<GruOp>::call);
   m.impl("gru_reset_before", &AutogradKernel<GruResetBeforeOp>::call);
   m.impl("rnn", &AutogradKernel<RnnOp>::call);

@@ -53,6 +53,7 @@ pybind11::dict build_info() {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   cpu::watch_for_forks();
   m.def("lstm", &Caller<LstmOp>::call);
+  m.def("lstm_with_cells", &Caller<LstmWithCellsOp>::call);
   m.def("gru", &Caller<GruOp>::call);
   m.def("gru_reset_before", &Caller<GruResetBeforeOp>::call);
   m.def("rnn", &Caller<RnnOp>::call);

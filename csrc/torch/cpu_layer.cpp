@@ -38,6 +38,7 @@ void forward(const ForwardPass& pass) {
   args.x = input_rows<T>(c.arguments[X]);
   set_reset(args.reset, pass.layer, c);
   args.out = output_rows<T>(pass.to.out);
+  if (pass.to.c_out.defined()) args.c_out = output_rows<T>(pass.to.c_out);
   static std::atomic<int64_t> calls{0};  // of all layers: where several take turns, the cache seldom holds what each read last
   args.turn = calls.fetch_add(1, std::memory_order_relaxed);
   run(cpu::kernels().of<T>().forward, args);
@@ -51,10 +52,9 @@ void backward(const BackwardPass& pass) {
   args.schedule = c.schedule.view();
   args.x = input_rows<T>(c.arguments[X]);
   set_reset(args.reset, pass.layer, c);
-  point(args.d_reset_h, pass.d[RESET_H]);
-  point(args.d_reset_c, pass.d[RESET_C]);
   args.out = input_rows<T>(pass.out);
   if (pass.d_out.defined()) args.d_out = input_rows<T>(pass.d_out);
+  if (pass.d_c_out.defined()) args.d_c_out = input_rows<T>(pass.d_c_out);
   if (pass.d[X].defined()) args.d_x = output_rows<T>(pass.d[X]);
   run(cpu::kernels().of<T>().backward, args);
 }
@@ -65,7 +65,6 @@ const RegisterKernels registered(at::kCPU, {[](const ForwardPass& pass) {
                                             [](const BackwardPass& pass) {
                                               AT_DISPATCH_FLOATING_TYPES(pass.out.scalar_type(), "rnnkernels", [&] { backward<scalar_t>(pass); });
                                             },
-                                            [](Cell) { return true; },
                                             {},
                                             {}});
 

@@ -61,9 +61,11 @@ bool allows_tf32(int64_t T) {
   return T == 1 ? at::globalContext().allowTF32CuBLAS() : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
 }
 
+Tensor dense(const Tensor& t) { return t.defined() ? t.contiguous() : t; }
+
 // Pinned memory lets a copy from the CPU wait for nobody. A graph would read it again at each replay, when it is long gone.
 Tensor lengths_on(const Tensor& x, const Tensor& lengths) {
-  if (!lengths.defined() || lengths.is_cuda()) return lengths.defined() ? lengths.contiguous() : lengths;
+  if (!lengths.defined() || lengths.is_cuda()) return dense(lengths);
   TORCH_CHECK(c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None,
               "rnnkernels: a CUDA graph cannot capture lengths on the CPU; move them to ", x.device(), " first");
   return lengths.contiguous().pin_memory().to(x.device(), at::kLong, /*non_blocking=*/true);
@@ -98,9 +100,11 @@ void run(Args& args, const Tensor& x) {
   check(enqueue(args, products.gemm(), workspace.mutable_data_ptr(), bytes, stream));
 }
 
-void check_supported(const Layer& layer) {
-  TORCH_CHECK(!layer.reset.defined(), "rnnkernels: no CUDA kernels for reset yet; rnnkernels.reference has it");
-  TORCH_CHECK(cuda::has_kernels(layer.cell), "rnnkernels: no CUDA kernels for reset_after=False yet; rnnkernels.reference has it");
+template <class T>
+void set_reset(cuda::Reset<T>& to, const Checked& c, const Tensor& mask) {
+  point(to.mask, mask);
+  point(to.h, c.arguments[RESET_H]);
+  point(to.c, c.arguments[RESET_C]);
 }
 
 // No row or no unit: nothing to compute, and no grid of zero blocks to launch.
@@ -108,24 +112,24 @@ bool is_empty(const Checked& c) { return c.shape.B == 0 || c.shape.H == 0; }
 
 void forward(const ForwardPass& pass) {
   const Checked& c = pass.checked;
-  check_supported(pass.layer);
   if (is_empty(c)) return;
   const Tensor& x = c.arguments[X];
   const c10::cuda::CUDAGuard guard(x.device());
-  const Tensor lengths = lengths_on(x, pass.layer.lengths);
+  const Tensor lengths = lengths_on(x, pass.layer.lengths), resets = dense(pass.layer.reset);
   dispatch(x, [&](auto type) {
     cuda::ForwardArgs<decltype(type)> args{};
     fill(args, pass);
     args.steps = steps(c, lengths);
+    set_reset(args.reset, c, resets);
     point(args.x, x);
     point(args.out, pass.to.out);
+    point(args.c_out, pass.to.c_out);
     run(args, x);
   });
 }
 
 void backward(const BackwardPass& pass) {
   const Checked& c = pass.checked;
-  check_supported(pass.layer);
   const Tensor& x = c.arguments[X];
   const c10::cuda::CUDAGuard guard(x.device());
   if (is_empty(c)) {
@@ -133,21 +137,23 @@ void backward(const BackwardPass& pass) {
       if (d.defined()) d.zero_();
     return;
   }
-  const Tensor lengths = lengths_on(x, pass.layer.lengths);
+  const Tensor lengths = lengths_on(x, pass.layer.lengths), resets = dense(pass.layer.reset);
   dispatch(x, [&](auto type) {
     cuda::BackwardArgs<decltype(type)> args{};
     fill(args, pass);
     args.steps = steps(c, lengths);
+    set_reset(args.reset, c, resets);
     point(args.x, x);
     point(args.out, pass.out);
     point(args.d_out, pass.d_out);
+    point(args.d_c_out, pass.d_c_out);
     point(args.d_x, pass.d[X]);
     run(args, x);
   });
 }
 
 const std::string toolkit = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
-const RegisterKernels registered(at::kCUDA, {&forward, &backward, &cuda::has_kernels, toolkit, regimes});
+const RegisterKernels registered(at::kCUDA, {&forward, &backward, toolkit, regimes});
 
 }  // namespace
 

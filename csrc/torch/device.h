@@ -18,7 +18,7 @@ struct ForwardPass {
 struct BackwardPass {
   const Layer& layer;
   const Checked& checked;
-  Tensor d_out, d_h_n, d_c_n;  // undefined for zero
+  Tensor d_out, d_h_n, d_c_n, d_c_out;  // undefined for zero
   Tensor out, gates, cells;
   std::array<Tensor, argument_count> d;  // allocated, or undefined where not wanted
 };
@@ -26,7 +26,6 @@ struct BackwardPass {
 struct DeviceKernels {
   void (*forward)(const ForwardPass&);
   void (*backward)(const BackwardPass&);
-  bool (*has)(Cell);
   std::string toolkit, names;  // for info()
 };
 
@@ -75,6 +74,8 @@ void fill(Args& args, const BackwardPass& pass) {
   point(args.d_c_n, pass.d_c_n);
   point(args.d_h0, pass.d[H0]);
   point(args.d_c0, pass.d[C0]);
+  point(args.d_reset_h, pass.d[RESET_H]);
+  point(args.d_reset_c, pass.d[RESET_C]);
   for (int direction = 0; direction < c.shape.D; ++direction) {
     const Tensor* d = &pass.d[direction * direction_stride];
     auto& to = args.d_weights[direction];

@@ -67,7 +67,7 @@ LayerOutputs run_stack(Tensor x, const Tensors& states, const Tensors& weights, 
     h_n.push_back(layer.h_n);
     c_n.push_back(layer.c_n);
   }
-  return {x, at::cat(h_n), o.cell == Cell::lstm ? at::cat(c_n) : Tensor(), {}, {}};
+  return {x, at::cat(h_n), o.cell == Cell::lstm ? at::cat(c_n) : Tensor(), {}, {}, {}};
 }
 
 }  // namespace
@@ -79,7 +79,6 @@ py::object run_module(py::handle module, py::handle input, py::handle hx) {
   const ModuleReader reader(module);
   const ModuleOptions o = reader.options();
   if (x.size(2) != o.input_size || x.size(o.batch_first ? 1 : 0) == 0) return py::none();
-  if (!device_kernels(x.device().type())->has(o.cell)) return py::none();  // rnnkernels/ops.py has a way
   Tensors states, weights;
   const bool plain = reader.weights([&](const py::object& weight) { return unpack_like(x, weight, weights); });
   if (!plain || int64_t(weights.size()) != o.weight_count() || !unpack_states(x, hx, o, states)) return py::none();

@@ -37,6 +37,7 @@ LayerOutputs allocate_outputs(const Layer& layer, const Checked& c, bool save) {
   to.out = empty_tokens(c, s.D * s.P);
   to.h_n = allocate({s.D, s.B, s.P}, options);
   if (lstm) to.c_n = allocate({s.D, s.B, s.H}, options);
+  if (layer.with_cells) to.c_out = empty_tokens(c, s.D * s.H);
   if (save && saved_count(layer.cell)) to.gates = allocate(gate_sizes(layer, c), options);
   if (save && lstm) to.cells = allocate({s.D, c.schedule.capacity, padded_units(s.H)}, options.dtype(cells_type(layer)));
   return to;
@@ -74,6 +75,7 @@ Tensor gradient_buffer(const Checked& c, int argument) {
 }
 
 Tensor contiguous_or_undefined(const Tensor& t) { return t.defined() ? t.contiguous() : t; }
+Tensor tokens_or_undefined(const Tensor& t) { return t.defined() ? Checked::tokens(t) : t; }
 
 }  // namespace
 
@@ -85,19 +87,19 @@ LayerOutputs layer_forward(const Layer& layer, bool save) {
   return to;
 }
 
-std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
-                                                  const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs) {
+std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Cotangents& d, const Tensor& out, const Tensor& gates,
+                                                  const Tensor& cells, int64_t needs) {
   const DeviceKernels& kernels = kernels_for(layer[X]);
   const Checked c(layer);
   const Shape& s = c.shape;
   check_saved(layer, c, out, gates, cells);
-  const Tensor d_tokens = checked_cotangent(d_out, "d_out", c.token_sizes(s.D * s.P), layer[X]);
-  const Tensor d_h = checked_cotangent(d_h_n, "d_h_n", {s.D, s.B, s.P}, layer[X]), d_c = checked_cotangent(d_c_n, "d_c_n", {s.D, s.B, s.H}, layer[X]);
+  const auto checked = [&](const Tensor& t, const char* name, at::IntArrayRef expected) { return checked_cotangent(t, name, expected, layer[X]); };
   BackwardPass pass{layer,
                     c,
-                    d_tokens.defined() ? Checked::tokens(d_tokens) : d_tokens,
-                    contiguous_or_undefined(d_h),
-                    contiguous_or_undefined(d_c),
+                    tokens_or_undefined(checked(d.out, "d_out", c.token_sizes(s.D * s.P))),
+                    contiguous_or_undefined(checked(d.h_n, "d_h_n", {s.D, s.B, s.P})),
+                    contiguous_or_undefined(checked(d.c_n, "d_c_n", {s.D, s.B, s.H})),
+                    tokens_or_undefined(checked(d.c_out, "d_c_out", c.token_sizes(s.D * s.H))),
                     Checked::tokens(out),
                     gates,
                     cells,

@@ -30,7 +30,8 @@ struct Layer {
   Cell cell;
   std::array<Tensor, argument_count> arguments;
   Tensor batch_sizes, lengths, reset;
-  bool recompute = false;  // keep no gates for the backward pass, which computes them again
+  bool recompute = false;   // keep no gates for the backward pass, which computes them again
+  bool with_cells = false;  // an LSTM's c of every step is a result, too
 
   const Tensor& operator[](int argument) const { return arguments[argument]; }
   int directions() const { return arguments[W_IH_R].defined() ? 2 : 1; }
@@ -38,14 +39,20 @@ struct Layer {
 
 // Undefined where not asked for or not part of the cell.
 struct LayerOutputs {
-  Tensor out, h_n, c_n, gates, cells;
+  Tensor out, h_n, c_n, c_out;
+  Tensor gates, cells;  // what is saved
+};
+
+// Of the results; an undefined one means zero.
+struct Cotangents {
+  Tensor out, h_n, c_n, c_out;
 };
 
 // Runs the layer; `save` keeps what layer_backward needs, without the gates (an empty tensor) where the layer recomputes. Throws c10::Error on anything that does not fit together.
 LayerOutputs layer_forward(const Layer& layer, bool save);
 
-// The gradients whose bit of `needs` is set, in Argument order; an undefined cotangent means zero.
-std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
-                                                  const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs);
+// The gradients whose bit of `needs` is set, in Argument order.
+std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Cotangents& d, const Tensor& out, const Tensor& gates,
+                                                  const Tensor& cells, int64_t needs);
 
 }  // namespace rnnk

@@ -51,21 +51,26 @@ struct Kernel<Op, R(Args...)> {
 
   static typename Op::TrainOutputs train(Args... args) {
     const LayerOutputs o = layer_forward(Op::layer(args...), true);
-    if constexpr (std::is_same_v<Op, LstmOp>) return {o.out, o.h_n, o.c_n, o.gates, o.cells};
-    else return {o.out, o.h_n, o.gates};
+    if constexpr (is_lstm<Op>) return std::tuple_cat(op_outputs<Op>(o), std::make_tuple(o.gates, o.cells));
+    else return std::tuple_cat(op_outputs<Op>(o), std::make_tuple(o.gates));
+  }
+
+  static auto lstm_with_cells_backward(Optional d_out, Optional d_h_n, Optional d_c_n, Optional d_c_out, Args... args, const Tensor& out,
+                                       const Tensor& gates, const Tensor& cells, int64_t needs) {
+    const Layer layer = Op::layer(args...);
+    const Cotangents d{or_undefined(d_out), or_undefined(d_h_n), or_undefined(d_c_n), or_undefined(d_c_out)};
+    return lstm_gradients(layer_backward(layer, d, out, gates, cells, needs), layer[X]);
   }
 
   static auto lstm_backward(Optional d_out, Optional d_h_n, Optional d_c_n, Args... args, const Tensor& out, const Tensor& gates,
                             const Tensor& cells, int64_t needs) {
-    const Layer layer = Op::layer(args...);
-    return lstm_gradients(layer_backward(layer, or_undefined(d_out), or_undefined(d_h_n), or_undefined(d_c_n), out, gates, cells, needs),
-                          layer[X]);
+    return lstm_with_cells_backward(d_out, d_h_n, d_c_n, std::nullopt, args..., out, gates, cells, needs);
   }
 
   static auto gru_backward(Optional d_out, Optional d_h_n, Args... args, const Tensor& out, const Tensor& gates, int64_t needs) {
     const Layer layer = Op::layer(args...);
     return gru_gradients(
-        layer_backward(layer, or_undefined(d_out), or_undefined(d_h_n), {}, out, gates, {}, needs_of_layer(needs, gru_arguments)), layer[X]);
+        layer_backward(layer, {or_undefined(d_out), or_undefined(d_h_n), {}, {}}, out, gates, {}, needs_of_layer(needs, gru_arguments)), layer[X]);
   }
 
   static auto rnn_backward(Optional d_out, Optional d_h_n, Args... args, const Tensor& out, int64_t needs) {
@@ -73,11 +78,11 @@ struct Kernel<Op, R(Args...)> {
   }
 };
 
-// Calls f(Op{}) with the op of a cell.
+// Calls f(Op{}) with the op of a layer.
 template <class F>
-auto with_op(Cell cell, const F& f) {
-  switch (cell) {
-    case Cell::lstm: return f(LstmOp{});
+auto with_op(const Layer& layer, const F& f) {
+  switch (layer.cell) {
+    case Cell::lstm: return layer.with_cells ? f(LstmWithCellsOp{}) : f(LstmOp{});
     case Cell::gru: return f(GruOp{});
     case Cell::gru_reset_before: return f(GruResetBeforeOp{});
     default: return f(RnnOp{});
@@ -96,10 +101,13 @@ auto call(const char* name, const char* suffix, Tuple&& arguments) {
 // What an op or its *_train op returned.
 template <class Op, class... T>
 LayerOutputs layer_outputs(const std::tuple<T...>& o) {
-  if constexpr (sizeof...(T) == 5) return {std::get<0>(o), std::get<1>(o), std::get<2>(o), std::get<3>(o), std::get<4>(o)};
-  else if constexpr (std::is_same_v<Op, LstmOp>) return {std::get<0>(o), std::get<1>(o), std::get<2>(o), {}, {}};
-  else if constexpr (sizeof...(T) == 3) return {std::get<0>(o), std::get<1>(o), {}, std::get<2>(o), {}};
-  else return {std::get<0>(o), std::get<1>(o), {}, {}, {}};
+  constexpr size_t results = std::tuple_size_v<typename Op::Outputs>;
+  LayerOutputs to{std::get<0>(o), std::get<1>(o), {}, {}, {}, {}};
+  if constexpr (results > 2) to.c_n = std::get<2>(o);
+  if constexpr (results > 3) to.c_out = std::get<3>(o);
+  if constexpr (sizeof...(T) > results) to.gates = std::get<results>(o);
+  if constexpr (sizeof...(T) > results + 1) to.cells = std::get<results + 1>(o);
+  return to;
 }
 
 template <size_t n, class Tuple, size_t... k>
@@ -112,38 +120,44 @@ std::array<Tensor, argument_count> defined_gradients(const Tuple& d, const std::
 }  // namespace
 
 LayerOutputs call_op(const Layer& layer) {
-  return with_op(layer.cell, [&](auto op) {
+  return with_op(layer, [&](auto op) {
     using Op = decltype(op);
     return layer_outputs<Op>(call<&Kernel<Op>::infer>(Op::name, "", Op::arguments(layer)));
   });
 }
 
 LayerOutputs call_train_op(const Layer& layer) {
-  return with_op(layer.cell, [&](auto op) {
+  return with_op(layer, [&](auto op) {
     using Op = decltype(op);
     if constexpr (std::is_same_v<Op, RnnOp>) return call_op(layer);
     else return layer_outputs<Op>(call<&Kernel<Op>::train>(Op::name, "_train", Op::arguments(layer)));
   });
 }
 
-std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
-                                                    const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs) {
-  return with_op(layer.cell, [&](auto op) {
+std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Tensor& out, const Tensor& gates,
+                                                    const Tensor& cells, int64_t needs) {
+  return with_op(layer, [&](auto op) {
     using Op = decltype(op);
-    const auto cotangents = std::make_tuple(or_none(d_out), or_none(d_h_n));
+    const auto cotangents = std::make_tuple(or_none(d.out), or_none(d.h_n));
     const auto arguments = Op::arguments(layer);
-    if constexpr (std::is_same_v<Op, LstmOp>) {
-      const auto saved = std::make_tuple(out, gates, cells, needs_of_op(needs, lstm_arguments));
-      const auto d = call<&Kernel<Op>::lstm_backward>(Op::name, "_bwd", std::tuple_cat(cotangents, std::make_tuple(or_none(d_c_n)), arguments, saved));
-      return defined_gradients(d, lstm_arguments, needs, std::make_index_sequence<lstm_arguments.size()>{});
+    if constexpr (is_lstm<Op>) {
+      const auto rest = std::tuple_cat(arguments, std::make_tuple(out, gates, cells, needs_of_op(needs, lstm_arguments)));
+      const auto gradients = [&] {
+        if constexpr (std::is_same_v<Op, LstmOp>)
+          return call<&Kernel<Op>::lstm_backward>(Op::name, "_bwd", std::tuple_cat(cotangents, std::make_tuple(or_none(d.c_n)), rest));
+        else
+          return call<&Kernel<Op>::lstm_with_cells_backward>(
+              Op::name, "_bwd", std::tuple_cat(cotangents, std::make_tuple(or_none(d.c_n), or_none(d.c_out)), rest));
+      }();
+      return defined_gradients(gradients, lstm_arguments, needs, std::make_index_sequence<lstm_arguments.size()>{});
     } else {
       const int64_t op_needs = needs_of_op(needs, gru_arguments);
-      const auto d = [&] {
+      const auto gradients = [&] {
         if constexpr (std::is_same_v<Op, RnnOp>)
           return call<&Kernel<Op>::rnn_backward>(Op::name, "_bwd", std::tuple_cat(cotangents, arguments, std::make_tuple(out, op_needs)));
         else return call<&Kernel<Op>::gru_backward>(Op::name, "_bwd", std::tuple_cat(cotangents, arguments, std::make_tuple(out, gates, op_needs)));
       }();
-      return defined_gradients(d, gru_arguments, needs, std::make_index_sequence<gru_arguments.size()>{});
+      return defined_gradients(gradients, gru_arguments, needs, std::make_index_sequence<gru_arguments.size()>{});
     }
   });
 }
@@ -170,6 +184,10 @@ TORCH_LIBRARY(rnnkernels, m) {
   def("lstm_train(" + lstm + ") -> (Tensor out, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
   def("lstm_bwd(Tensor? d_out, Tensor? d_h_n, Tensor? d_c_n, " + lstm + ", Tensor out, Tensor gates, Tensor cells, int needs) -> " +
         lstm_gradients);
+  def("lstm_with_cells(" + lstm + ") -> (Tensor out, Tensor h_n, Tensor c_n, Tensor c_out)");
+  def("lstm_with_cells_train(" + lstm + ") -> (Tensor out, Tensor h_n, Tensor c_n, Tensor c_out, Tensor gates, Tensor cells)");
+  def("lstm_with_cells_bwd(Tensor? d_out, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_c_out, " + lstm +
+        ", Tensor out, Tensor gates, Tensor cells, int needs) -> " + lstm_gradients);
   for (const std::string name : {"gru", "gru_reset_before"}) {
     def(name + "(" + gru + ") -> (Tensor out, Tensor h_n)");
     def(name + "_train(" + gru + ") -> (Tensor out, Tensor h_n, Tensor gates)");
@@ -183,6 +201,9 @@ void register_kernels(torch::Library& m) {
   m.impl("lstm", &Kernel<LstmOp>::infer);
   m.impl("lstm_train", &Kernel<LstmOp>::train);
   m.impl("lstm_bwd", &Kernel<LstmOp>::lstm_backward);
+  m.impl("lstm_with_cells", &Kernel<LstmWithCellsOp>::infer);
+  m.impl("lstm_with_cells_train", &Kernel<LstmWithCellsOp>::train);
+  m.impl("lstm_with_cells_bwd", &Kernel<LstmWithCellsOp>::lstm_with_cells_backward);
   m.impl("gru", &Kernel<GruOp>::infer);
   m.impl("gru_train", &Kernel<GruOp>::train);
   m.impl("gru_bwd", &Kernel<GruOp>::gru_backward);

@@ -16,10 +16,12 @@ using Optional = const OptionalTensor&;
 inline Tensor or_undefined(Optional t) { return t.value_or(Tensor()); }
 inline OptionalTensor or_none(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
-struct LstmOp {
-  static constexpr const char* name = "lstm";
-  using Outputs = std::tuple<Tensor, Tensor, Tensor>;
-  using TrainOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+// with_cells: c_out is a result, too.
+template <bool with_cells>
+struct LstmOpOf {
+  static constexpr const char* name = with_cells ? "lstm_with_cells" : "lstm";
+  using Outputs = std::conditional_t<with_cells, std::tuple<Tensor, Tensor, Tensor, Tensor>, std::tuple<Tensor, Tensor, Tensor>>;
+  using TrainOutputs = decltype(std::tuple_cat(std::declval<Outputs>(), std::declval<std::tuple<Tensor, Tensor>>()));
   using Signature = Outputs(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, Optional b_ih,
                             Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r, Optional b_ih_r, Optional b_hh_r,
                             Optional w_hr_r, Optional reset_h, Optional reset_c, Optional batch_sizes, Optional lengths, Optional reset,
@@ -31,7 +33,7 @@ struct LstmOp {
     return {Cell::lstm,
             {x, h0, c0, w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh), or_undefined(w_hr), or_undefined(w_ih_r), or_undefined(w_hh_r),
              or_undefined(b_ih_r), or_undefined(b_hh_r), or_undefined(w_hr_r), or_undefined(reset_h), or_undefined(reset_c)},
-            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset), recompute};
+            or_undefined(batch_sizes), or_undefined(lengths), or_undefined(reset), recompute, with_cells};
   }
   static auto arguments(const Layer& l) {
     return std::make_tuple(l[X], l[H0], l[C0], l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]), or_none(l[W_IH_R]),
@@ -39,6 +41,11 @@ struct LstmOp {
                            or_none(l[RESET_C]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset), l.recompute);
   }
 };
+
+using LstmOp = LstmOpOf<false>;
+using LstmWithCellsOp = LstmOpOf<true>;
+template <class Op>
+constexpr bool is_lstm = std::is_same_v<Op, LstmOp> || std::is_same_v<Op, LstmWithCellsOp>;
 
 template <Cell cell>
 struct GruOpOf {
@@ -98,8 +105,8 @@ struct RnnOp {
 // The ops through the dispatcher. Only the outputs that the cell has are defined.
 LayerOutputs call_op(const Layer& layer);
 LayerOutputs call_train_op(const Layer& layer);
-std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Tensor& d_out, const Tensor& d_h_n, const Tensor& d_c_n,
-                                                    const Tensor& out, const Tensor& gates, const Tensor& cells, int64_t needs);
+std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Tensor& out, const Tensor& gates,
+                                                    const Tensor& cells, int64_t needs);
 
 // What runs under autograd and for dtypes that the kernels do not have: torch/autograd.cpp.
 LayerOutputs differentiable_layer(const Layer& layer);
@@ -110,7 +117,8 @@ void register_kernels(torch::Library& m);
 
 template <class Op>
 typename Op::Outputs op_outputs(const LayerOutputs& o) {
-  if constexpr (std::is_same_v<Op, LstmOp>) return {o.out, o.h_n, o.c_n};
+  if constexpr (std::is_same_v<Op, LstmWithCellsOp>) return {o.out, o.h_n, o.c_n, o.c_out};
+  else if constexpr (is_lstm<Op>) return {o.out, o.h_n, o.c_n};
   else return {o.out, o.h_n};
 }
 

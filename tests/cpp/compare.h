@@ -8,6 +8,7 @@ struct Outputs {
   Tokens<T> out;
   Buffer<T> h_n, c_n, gates;
   Buffer<W> cells;
+  Tokens<T> c_out{};
 };
 
 template <class T>
@@ -18,8 +19,10 @@ struct Gradients {
   Buffer<T> reset_h{}, reset_c{};
 };
 
-// `without` is a bit set of pointers to leave null: 0 d_out, 1 d_h_n, 2 d_c_n, 3 d_x, 4 d_h0, 5 d_c0, 6.. d_weights' five; 11 gates.
+// `without` is a bit set of pointers to leave null: 0 d_out, 1 d_h_n, 2 d_c_n, 3 d_x, 4 d_h0, 5 d_c0, 6.. d_weights' five; 11 gates;
+// 12 d_reset_h, 13 d_reset_c.
 constexpr unsigned without_gates = 1u << 11;
+constexpr int gradient_bits[] = {3, 4, 5, 6, 7, 8, 9, 10, 12, 13};
 
 template <class Args, class T>
 void leave_out(Args& args, const T*& d_out, T*& d_x, unsigned without) {
@@ -34,11 +37,13 @@ void leave_out(Args& args, const T*& d_out, T*& d_x, unsigned without) {
       if (without >> bit++ & 1) *pointer = nullptr;
   }
   if (without & without_gates) args.gates = nullptr;
+  if (without >> 12 & 1) args.d_reset_h = nullptr;
+  if (without >> 13 & 1) args.d_reset_c = nullptr;
 }
 
 // What every result should be, and NaN where it should be left alone.
 struct Expected {
-  Tokens<double> out, d_x;
+  Tokens<double> out, c_out, d_x;
   Buffer<double> h_n, c_n, d_h0, d_c0, d_reset_h, d_reset_c;
   naive::Weights d_weights[2];
 };
@@ -55,7 +60,7 @@ Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
   const Case& c = p.c;
   const int64_t P = c.state(), H = c.H;
   const naive::Sizes sizes{c.cell, c.I, H, P, round};
-  Expected e{Tokens<double>(c, p.steps, c.D * P), Tokens<double>(c, p.steps, c.I), Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()),
+  Expected e{Tokens<double>(c, p.steps, c.D * P), Tokens<double>(c, p.steps, c.cells * c.D * H), Tokens<double>(c, p.steps, c.I), Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()),
              Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()), Buffer<double>(p.reset_h.size()), Buffer<double>(p.reset_c.size()), {}};
   const auto put = [](const naive::Vector& from, double* to) { std::copy(from.begin(), from.end(), to); };
   for (int d = 0; d < c.D; ++d) {
@@ -67,13 +72,14 @@ Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
       const auto state = [&](const Buffer<T>& buffer) { return c.is_lstm() ? buffer.values(c_at, H) : naive::Vector(size_t(H)); };
       const auto x = collect(length, d == 1, [&](int64_t t) { return p.x.row(p.steps, t, b, 0, c.I); });
       const auto d_out = collect(length, d == 1, [&](int64_t t) { return p.d_out.row(p.steps, t, b, d * P, P); });
+      const auto d_c_out = collect(length * c.cells, d == 1, [&](int64_t t) { return p.d_c_out.row(p.steps, t, b, d * H, H); });
       naive::Resets resets{std::vector<bool>(size_t(length)), naive::Vector(size_t(P)), naive::Vector(size_t(H))};
       if (c.reset) {
         resets.h = p.reset_h.values(h_at, P), resets.c = state(p.reset_c);
         for (int64_t i = 0; i < length; ++i) resets.before[i] = p.resets.data[p.resets.offset(p.steps, d == 1 ? length - 1 - i : i, b)];
       }
       const naive::Trace trace = naive::forward(sizes, w, x, p.h0.values(h_at, P), state(p.c0), resets);
-      const auto g = naive::backward(sizes, w, trace, d_out, p.d_h_n.values(h_at, P), state(p.d_c_n), resets, d_w);
+      const auto g = naive::backward(sizes, w, trace, d_out, d_c_out, p.d_h_n.values(h_at, P), state(p.d_c_n), resets, d_w);
       put(trace.h_n, e.h_n.data() + h_at);
       put(g.h0, e.d_h0.data() + h_at);
       if (c.reset) put(g.reset_h, e.d_reset_h.data() + h_at);
@@ -82,6 +88,7 @@ Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
       for (int64_t i = 0; i < length; ++i) {
         const int64_t t = d == 1 ? length - 1 - i : i;
         put(trace.next_h[i], e.out.data.data() + e.out.offset(p.steps, t, b) + d * P);
+        if (c.cells) put(trace.next_c[i], e.c_out.data.data() + e.c_out.offset(p.steps, t, b) + d * H);
         double* d_x = e.d_x.data.data() + e.d_x.offset(p.steps, t, b);
         for (int64_t k = 0; k < c.I; ++k) d_x[k] = g.x[i][k] + (d ? d_x[k] : 0);
       }
@@ -124,6 +131,7 @@ void compare(const std::string& name, const Expected& e, const Outputs<T>& o, do
   compare(name + " out", o.out.data, e.out.data.data(), tolerance);
   compare(name + " h_n", o.h_n, e.h_n.data(), tolerance);
   compare(name + " c_n", o.c_n, e.c_n.data(), tolerance);
+  compare(name + " c_out", o.c_out.data, e.c_out.data.data(), tolerance);
 }
 
 template <class T>
@@ -145,7 +153,7 @@ void compare(const std::string& name, const Expected& e, const Gradients<T>& g, 
 
 template <class T, class W>
 void check_same(const std::string& name, const Outputs<T, W>& a, const Outputs<T, W>& b) {
-  check(a.out.data.same_bits(b.out.data), "%s: out has other bits", name.c_str());
+  check(a.out.data.same_bits(b.out.data) && a.c_out.data.same_bits(b.c_out.data), "%s: out or c_out has other bits", name.c_str());
   check(a.h_n.same_bits(b.h_n) && a.c_n.same_bits(b.c_n), "%s: h_n or c_n has other bits", name.c_str());
 }
 
@@ -157,7 +165,8 @@ void check_same(const std::string& name, const Gradients<T>& a, const Gradients<
   same(3, "d_x", a.x.data, b.x.data);
   same(4, "d_h0", a.h0, b.h0);
   same(5, "d_c0", a.c0, b.c0);
-  same(31, "d_reset_h or d_reset_c", a.reset_h, b.reset_h), same(31, "d_reset_h or d_reset_c", a.reset_c, b.reset_c);
+  same(12, "d_reset_h", a.reset_h, b.reset_h);
+  same(13, "d_reset_c", a.reset_c, b.reset_c);
   for (int d = 0; d < 2; ++d) {
     const LayerWeights<T>&left = a.weights[d], &right = b.weights[d];
     same(6, "d_w_ih", left.w_ih, right.w_ih);

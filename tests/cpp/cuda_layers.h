@@ -80,13 +80,16 @@ template <class T>
 struct Inputs {
   const Case& c;
   int64_t N;
-  Buffer<T> x, d_out, h0, c0, d_h_n, d_c_n;
+  Buffer<T> x, d_out, d_c_out, h0, c0, d_h_n, d_c_n;
+  Buffer<bool> resets;
+  Buffer<T> reset_h, reset_c;
   LayerWeights<T> weights[2];
   Buffer<int64_t> active, first, lengths;
 
   explicit Inputs(const Problem<double>& p)
-      : c(p.c), N(c.layout == Layout::packed ? p.steps.tokens : c.T * c.B), x(put(p.x.data)), d_out(put(p.d_out.data)), h0(put(p.h0)), c0(put(p.c0)),
-        d_h_n(put(p.d_h_n)), d_c_n(put(p.d_c_n)), active(c.T), first(c.T) {
+      : c(p.c), N(c.layout == Layout::packed ? p.steps.tokens : c.T * c.B), x(put(p.x.data)), d_out(put(p.d_out.data)), d_c_out(put(p.d_c_out.data)),
+        h0(put(p.h0)), c0(put(p.c0)), d_h_n(put(p.d_h_n)), d_c_n(put(p.d_c_n)), resets(p.resets.data), reset_h(put(p.reset_h)),
+        reset_c(put(p.reset_c)), active(c.T), first(c.T) {
     for (int d = 0; d < c.D; ++d) {
       const LayerWeights<double>& w = p.weights[d];
       LayerWeights<T>& to = weights[d];
@@ -104,6 +107,7 @@ struct Inputs {
 
   static Buffer<T> put(const Buffer<double>& b) { return map<T>(b, stored<T>); }
   rnnk::Shape shape() const { return {c.T, c.B, N, c.I, c.H, c.state(), c.D}; }
+  cuda::Reset<T> reset() const { return {resets.data(), reset_h.data(), reset_c.data()}; }
   cuda::Steps steps() const { return {active.data(), first.data(), lengths.data()}; }
 };
 
@@ -112,12 +116,20 @@ template <class T>
 Problem<double> draw_any(const Case& c) {
   Problem<double> p(c);
   const auto round = [](Buffer<double>& b) { b = map<double>(b, rounding<T>()); };
-  for (Buffer<double>* b : {&p.x.data, &p.d_out.data, &p.h0, &p.c0, &p.d_h_n, &p.d_c_n}) round(*b);
+  for (Buffer<double>* b : {&p.x.data, &p.d_out.data, &p.d_c_out.data, &p.h0, &p.c0, &p.d_h_n, &p.d_c_n, &p.reset_h, &p.reset_c}) round(*b);
   for (LayerWeights<double>& w : p.weights) round(w.w_ih), round(w.w_hh), round(w.b_ih), round(w.b_hh), round(w.w_hr);
-  // The states of a row without steps only pass through.
-  for (Buffer<double>* b : {&p.h0, &p.c0})
-    for (int64_t i = 0, width = c.B ? b->size() / (c.D * c.B) : 0; i < b->size(); ++i)
-      if (p.steps.lengths[i / width % c.B] == 0) (*b)[i] = NAN;
+  // The states of a row without steps only pass through; those of a row that never starts anew are not read.
+  const auto poison = [&](Buffer<double>& b, auto unread) {
+    for (int64_t i = 0, width = c.B ? b.size() / (c.D * c.B) : 0; i < b.size(); ++i)
+      if (unread(i / width % c.B)) b[i] = NAN;
+  };
+  for (Buffer<double>* b : {&p.h0, &p.c0}) poison(*b, [&](int64_t row) { return p.steps.lengths[row] == 0; });
+  for (Buffer<double>* b : {&p.reset_h, &p.reset_c})
+    poison(*b, [&](int64_t row) {
+      for (int64_t t = 0; t < p.steps.lengths[row]; ++t)
+        if (p.resets.data[p.resets.offset(p.steps, t, row)]) return false;
+      return true;
+    });
   return p;
 }
 
@@ -138,9 +150,9 @@ Problem<double> draw(const Case& c) {
   }
 }
 
-// With lengths, out and d_x have a zero where they have no number.
+// With lengths, out, c_out and d_x have a zero where they have no number.
 inline Expected on_card(Expected e, const Case& c) {
-  for (Buffer<double>* b : {&e.out.data, &e.d_x.data})
+  for (Buffer<double>* b : {&e.out.data, &e.c_out.data, &e.d_x.data})
     for (int64_t i = 0; i < b->size() && c.layout != Layout::packed; ++i)
       if ((*b)[i] != (*b)[i]) (*b)[i] = 0;
   return e;
@@ -168,9 +180,10 @@ cudaError_t forward(const Problem<double>& p, const Inputs<T>& in, Saved<T>& to,
   const Case& c = p.c;
   const int64_t units = c.D * in.N * rnnk::padded_units(c.H);
   to = {Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()),
-        Buffer<T>(save == Save::all ? units * c.saved() : 0), Buffer<cuda::Wide<T>>(save != Save::nothing && c.is_lstm() ? units : 0)};
-  cuda::ForwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), in.h0.data(), in.c0.data(), to.out.data.data(), to.h_n.data(),
-                            to.c_n.data(), to.gates.data(), to.cells.data(), tf32};
+        Buffer<T>(save == Save::all ? units * c.saved() : 0), Buffer<cuda::Wide<T>>(save != Save::nothing && c.is_lstm() ? units : 0),
+        Tokens<T>(c, p.steps, c.cells * c.D * c.H)};
+  cuda::ForwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), in.h0.data(), in.c0.data(), in.reset(), to.out.data.data(),
+                            to.c_out.data.data(), to.h_n.data(), to.c_n.data(), to.gates.data(), to.cells.data(), tf32};
   for (int d = 0; d < c.D; ++d) args.weights[d] = in.weights[d].template view<rnnk::Weights<T>>();
   return enqueue(cuda::forward<T>, args, loop, chunk_bytes);
 }
@@ -180,10 +193,10 @@ template <class T>
 cudaError_t backward(const Problem<double>& p, const Inputs<T>& in, const Saved<T>& saved, Gradients<T>& to, Loop& loop, unsigned without = 0,
                      size_t chunk_bytes = large_chunks) {
   const Case& c = p.c;
-  to = {Tokens<T>(c, p.steps, c.I), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()), {}};
-  cuda::BackwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), saved.out.data.data(), in.h0.data(), in.c0.data(), saved.gates.data(),
-                             saved.cells.data(), in.d_out.data(), in.d_h_n.data(), in.d_c_n.data(), to.x.data.data(),
-                             to.h0.data(), to.c0.data(), {}, tf32};
+  to = {Tokens<T>(c, p.steps, c.I), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()), {}, Buffer<T>(in.reset_h.size()), Buffer<T>(in.reset_c.size())};
+  cuda::BackwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), saved.out.data.data(), in.h0.data(), in.c0.data(), in.reset(),
+                             saved.gates.data(), saved.cells.data(), in.d_out.data(), in.d_c_out.data(), in.d_h_n.data(), in.d_c_n.data(),
+                             to.x.data.data(), to.h0.data(), to.c0.data(), to.reset_h.data(), to.reset_c.data(), {}, tf32};
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
     args.weights[d] = in.weights[d].template view<rnnk::Weights<T>>();
@@ -201,11 +214,11 @@ Tokens<double> read(const Tokens<T>& tokens, const Problem<double>& p) {
 }
 template <class T>
 Outputs<double> read(const Saved<T>& o, const Problem<double>& p) {
-  return {read(o.out, p), read(o.h_n), read(o.c_n), {}, {}};
+  return {read(o.out, p), read(o.h_n), read(o.c_n), {}, {}, read(o.c_out, p)};
 }
 template <class T>
 Gradients<double> read(const Gradients<T>& g, const Problem<double>& p) {
-  Gradients<double> to{read(g.x, p), read(g.h0), read(g.c0), {}};
+  Gradients<double> to{read(g.x, p), read(g.h0), read(g.c0), {}, read(g.reset_h), read(g.reset_c)};
   for (int d = 0; d < 2; ++d) {
     const LayerWeights<T>& w = g.weights[d];
     LayerWeights<double>& t = to.weights[d];

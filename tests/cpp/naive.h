@@ -170,15 +170,16 @@ inline void cell_backward(const Sizes& s, const Trace& trace, size_t t, const Ve
   round_all(s, a), round_all(s, b), round_all(s, d_c);
 }
 
-// Adds to d_w; d_h and d_c come in as the gradients of h_n and c_n.
-inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& trace, const std::vector<Vector>& d_out, Vector d_h, Vector d_c,
-                               const Resets& resets, Weights& d_w) {
+// Adds to d_w; d_h and d_c come in as the gradients of h_n and c_n. d_c_out: of the c of every step, or empty.
+inline InputGradients backward(const Sizes& s, const Weights& w, const Trace& trace, const std::vector<Vector>& d_out,
+                               const std::vector<Vector>& d_c_out, Vector d_h, Vector d_c, const Resets& resets, Weights& d_w) {
   InputGradients result;
   result.reset_h = Vector(s.P), result.reset_c = Vector(s.H);
   result.x.resize(trace.x.size());
   for (size_t t = trace.x.size(); t-- > 0;) {
     add(d_h, d_out[t]);
-    round_all(s, d_h);
+    if (!d_c_out.empty()) add(d_c, d_c_out[t]);
+    round_all(s, d_h), round_all(s, d_c);
     Vector d_hidden = d_h;
     if (!w.w_hr.empty()) {
       add_outer(d_h, trace.hidden[t], d_w.w_hr);

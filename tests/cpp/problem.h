@@ -55,7 +55,7 @@ struct Case {
   int64_t T = 1, B = 1, I = 1, H = 1, P = 0;  // P = 0: no projection
   int D = 1;
   Layout layout = Layout::full;
-  bool bias = true, reset = false;
+  bool bias = true, reset = false, cells = false;
 
   int64_t state() const { return P ? P : H; }
   int64_t gates() const { return gate_count(cell); }
@@ -63,8 +63,8 @@ struct Case {
   bool is_lstm() const { return cell == rnnk::Cell::lstm; }
   std::string name() const {
     char text[160];
-    std::snprintf(text, sizeof text, "%s T=%d B=%d I=%d H=%d P=%d D=%d %s%s%s", cell_names[int(cell)], int(T), int(B), int(I), int(H), int(P), D,
-                  layout_names[int(layout)], bias ? "" : " no bias", reset ? " reset" : "");
+    std::snprintf(text, sizeof text, "%s T=%d B=%d I=%d H=%d P=%d D=%d %s%s%s%s", cell_names[int(cell)], int(T), int(B), int(I), int(H), int(P), D,
+                  layout_names[int(layout)], bias ? "" : " no bias", reset ? " reset" : "", cells ? " cells" : "");
     return text;
   }
 };
@@ -156,14 +156,14 @@ struct Problem {
   Case c;
   Steps steps;
   LayerWeights<T> weights[2];
-  Tokens<T> x, d_out;
+  Tokens<T> x, d_out, d_c_out;
   Buffer<T> h0, c0, d_h_n, d_c_n;
   Tokens<bool> resets;
   Buffer<T> reset_h, reset_c;
 
   explicit Problem(const Case& c) : Problem(c, Steps::draw(c)) {}
   Problem(const Case& c, const std::vector<int64_t>& lengths)
-      : c(c), steps(c, lengths), x(c, steps, c.I), d_out(c, steps, c.D * c.state()), h0(Buffer<T>::random(c.D * c.B * c.state(), 1)),
+      : c(c), steps(c, lengths), x(c, steps, c.I), d_out(c, steps, c.D * c.state()), d_c_out(c, steps, c.cells * c.D * c.H), h0(Buffer<T>::random(c.D * c.B * c.state(), 1)),
         d_h_n(Buffer<T>::random(h0.size(), 1)), resets(c, steps, c.reset), reset_h(Buffer<T>::random(c.reset * h0.size(), 1)) {
     for (int d = 0; d < c.D; ++d) weights[d] = LayerWeights<T>::random(c);
     x.randomize(steps);
@@ -174,6 +174,7 @@ struct Problem {
     reset_c = Buffer<T>::random(c.reset * c.D * c.B * c.H, 1);
     c0 = Buffer<T>::random(c.D * c.B * c.H, 1);
     d_c_n = Buffer<T>::random(c0.size(), 1);
+    d_c_out.randomize(steps);
   }
 
   rnnk::Shape shape() const { return {c.T, c.B, steps.tokens, c.I, c.H, c.state(), c.D}; }
@@ -195,7 +196,7 @@ struct Problem {
         std::copy_n(from->data() + (d * c.B + row) * width, width, to->data() + d * width);
       }
     }
-    for (auto [to, from] : {std::pair{&one.x, &x}, {&one.d_out, &d_out}})
+    for (auto [to, from] : {std::pair{&one.x, &x}, {&one.d_out, &d_out}, {&one.d_c_out, &d_c_out}})
       for (int64_t t = 0; t < steps.lengths[row]; ++t)
         std::copy_n(from->data.data() + from->offset(steps, t, row), from->width, to->data.data() + to->offset(one.steps, t, 0));
     for (int64_t t = 0; t < steps.lengths[row] && c.reset; ++t) one.resets.data[one.resets.offset(one.steps, t, 0)] = resets.data[resets.offset(steps, t, row)];

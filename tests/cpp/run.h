@@ -18,9 +18,10 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
   const Case& c = p.c;
   const int64_t Hp = rnnk::padded_units(c.H), saved = save ? c.D * p.steps.tokens * Hp : 0;
   Outputs<T> to{Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), Buffer<T>(saved * c.saved()),
-                Buffer<T>(c.is_lstm() ? saved : 0)};
+                Buffer<T>(c.is_lstm() ? saved : 0), Tokens<T>(c, p.steps, c.cells * c.D * c.H)};
   rnnk::ForwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), p.h0.data(), p.c0.data(),
-                            p.reset(), to.out.template view<T>(), to.h_n.data(), to.c_n.data(), threads, to.gates.data(), to.cells.data()};
+                            p.reset(), to.out.template view<T>(), {}, to.h_n.data(), to.c_n.data(), threads, to.gates.data(), to.cells.data()};
+  if (c.cells) args.c_out = to.c_out.template view<T>();
   for (int d = 0; d < c.D; ++d) args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
   if (!prepared) return run(table.of<T>().forward, args), std::move(to);
   args.threads = threads + 1;  // may fall after packing
@@ -41,8 +42,9 @@ Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T
   Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), {}, Buffer<T>(p.reset_h.size()), Buffer<T>(p.reset_c.size())};
   for (Buffer<T>* added : {&to.reset_h, &to.reset_c}) std::fill_n(added->data(), added->size(), T(0));
   rnnk::BackwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), saved.out.template view<const T>(),
-                             p.h0.data(), p.c0.data(), p.reset(), saved.gates.data(), saved.cells.data(), p.d_out.template view<const T>(),
+                             p.h0.data(), p.c0.data(), p.reset(), saved.gates.data(), saved.cells.data(), p.d_out.template view<const T>(), {},
                              p.d_h_n.data(), p.d_c_n.data(), to.x.template view<T>(), to.h0.data(), to.c0.data(), to.reset_h.data(), to.reset_c.data(), {}};
+  if (c.cells) args.d_c_out = p.d_c_out.template view<const T>();
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
     args.weights[d] = p.weights[d].template view<rnnk::Weights<T>>();
@@ -71,6 +73,6 @@ void check_row(const std::string& name, const Kernels& table, const Problem<T>& 
     const auto equal = [&](const Tokens<T>& all, const Tokens<T>& single) {
       return !all.width || !std::memcmp(&all.data[all.offset(p.steps, t, row)], &single.data[single.offset(one.steps, t, 0)], size_t(all.width) * sizeof(T));
     };
-    check(equal(o.out, alone.out) && equal(g.x, d_alone.x), "%s: out or d_x of row %d step %d has other bits when it runs alone", name.c_str(), int(row), int(t));
+    check(equal(o.out, alone.out) && equal(o.c_out, alone.c_out) && equal(g.x, d_alone.x), "%s: out, c_out or d_x of row %d step %d has other bits when it runs alone", name.c_str(), int(row), int(t));
   }
 }

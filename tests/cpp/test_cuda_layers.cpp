@@ -9,7 +9,7 @@
 
 using rnnk::Cell;
 
-constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::rnn_tanh, Cell::rnn_relu, Cell::rnn_sigmoid};
+constexpr Cell cells[] = {Cell::lstm, Cell::gru, Cell::gru_reset_before, Cell::rnn_tanh, Cell::rnn_relu, Cell::rnn_sigmoid};
 constexpr Layout layouts[] = {Layout::full, Layout::lengths, Layout::packed, Layout::nothing};
 
 // The largest error of any result, of the largest number there.
@@ -20,6 +20,7 @@ double relative_error(const Expected& theirs, const Expected& exact) {
     relative = std::max(relative, d.error / d.largest);
   };
   note(theirs.out.data, exact.out.data), note(theirs.h_n, exact.h_n), note(theirs.c_n, exact.c_n);
+  note(theirs.c_out.data, exact.c_out.data), note(theirs.d_reset_h, exact.d_reset_h), note(theirs.d_reset_c, exact.d_reset_c);
   note(theirs.d_x.data, exact.d_x.data), note(theirs.d_h0, exact.d_h0), note(theirs.d_c0, exact.d_c0);
   for (int d = 0; d < 2; ++d) {
     const naive::Weights &a = theirs.d_weights[d], &b = exact.d_weights[d];
@@ -46,6 +47,10 @@ bool supported(const Case& c) {
   T projection;
   args.cell = c.cell, args.shape = {c.T, c.B, c.T * c.B, c.I, c.H, c.state(), c.D}, args.tf32 = tf32;
   if (c.P) args.weights[0].w_hr = &projection;
+  bool mask;
+  if (c.reset) args.reset.mask = &mask;
+  if constexpr (std::is_same_v<Args<T>, cuda::ForwardArgs<T>>) args.c_out = c.cells ? &projection : nullptr;
+  else args.d_c_out = c.cells ? &projection : nullptr;
   return cuda::choose(cuda::Layer(args)).has_value();
 }
 
@@ -116,11 +121,11 @@ void test_null_pointers(const Case& c) {
   forward(p, in, o, loop);
   for (size_t chunk : {size_t(0), large_chunks}) {
     backward(p, in, o, all, loop, 0, chunk);
-    for (int bit = 3; bit < 11; ++bit) {
+    for (int bit : gradient_bits) {
       backward(p, in, o, some, loop, 1u << bit, chunk);
       check_same(name + " without result " + std::to_string(bit), all, some, 1u << bit);
     }
-    for (unsigned bits : {1u << 8 | 1u << 9, 1u << 4 | 1u << 5, (1u << 11) - (1u << 6), (1u << 11) - (1u << 3)}) {
+    for (unsigned bits : {1u << 8 | 1u << 9, 1u << 4 | 1u << 5, 3u << 12, 3u << 12 | 3u << 4, (1u << 11) - (1u << 6), (1u << 11) - (1u << 3)}) {
       backward(p, in, o, some, loop, bits, chunk);
       check_same(name + " without results " + std::to_string(bits), all, some, bits);
     }
@@ -159,6 +164,19 @@ struct Sizes {
   int64_t T, B, I, H;
 };
 
+// States set anew and the c of every step: rows that begin and end at other times than those beside them, directions, projections.
+template <class T>
+void test_extras() {
+  for (Layout layout : layouts)
+    for (int D : {1, 2})
+      for (Cell cell : cells) {
+        const bool lstm = cell == Cell::lstm;
+        for (const Sizes& s : {Sizes{1, 3, 4, 5}, {7, 5, 2, 9}, {6, 3, 0, 4}}) test_case<T>({cell, s.T, s.B, s.I, s.H, 0, D, layout, true, true, lstm});
+        if (lstm) test_case<T>({cell, 7, 5, 3, 9, 4, D, layout, true, true, true});
+        if (lstm) test_case<T>({cell, 4, 3, 3, 17, 0, D, layout, true, false, true});
+      }
+}
+
 template <class T>
 void test_type() {
   for (Cell cell : cells)
@@ -174,9 +192,11 @@ void test_type() {
       test_case<T>({Cell::lstm, 5, 4, 3, 17, 6, D, layout, D == 2});
       test_case<T>({Cell::lstm, 2, 2, 3, 5, 5, D, layout});
     }
+  test_extras<T>();
   for (Cell cell : cells) {
-    test_null_pointers<T>({cell, 4, 3, 3, 9, 0, 2, Layout::lengths});
-    const Case projected{cell, 4, 3, 3, 9, 4, 2, Layout::lengths};
+    for (bool resets : {false, true})
+      if (const Case c{cell, 4, 3, 3, 9, 0, 2, Layout::lengths, true, resets}; supported<T, cuda::BackwardArgs>(c)) test_null_pointers<T>(c);
+    const Case projected{cell, 4, 3, 3, 9, 4, 2, Layout::lengths, true, true, true};
     if (cell == Cell::lstm && supported<T, cuda::BackwardArgs>(projected)) test_null_pointers<T>(projected);
   }
   if (const Case projected{Cell::lstm, 2, 3, 2, 4, 3, 2, Layout::full}; supported<T, cuda::BackwardArgs>(projected)) test_failures<T>(projected);
@@ -186,7 +206,8 @@ void test_type() {
 // Shapes that a single type shows: more steps than a table has, more columns than a block, sums in several parts.
 void test_large() {
   for (Layout layout : {Layout::lengths, Layout::packed}) {
-    test_case<double>({Cell::gru, 140, 2, 2, 3, 0, 2, layout});
+    test_case<double>({Cell::gru, 140, 2, 2, 3, 0, 2, layout, true, true});
+    test_case<double>({Cell::gru_reset_before, 5, 40, 2, 150, 0, 2, layout});
     test_case<double>({Cell::lstm, 3, 2, 2, 150, 140, 2, layout});
     test_case<double>({Cell::rnn_tanh, 5, 70, 2, 40, 0, 1, layout});
   }

@@ -87,7 +87,7 @@ void test_null_pointers(const Case& c, const Kernels& table) {
   const std::string name = std::string(table.isa) + " " + c.name();
   const Outputs<T> outputs = forward(table, p, 2);
   const Gradients<T> all = backward(table, p, outputs, 2);
-  for (int bit = 3; bit < 11; ++bit)
+  for (int bit : gradient_bits)
     check_same(name + " without result " + std::to_string(bit), all, backward(table, p, outputs, 2, 1u << bit), 1u << bit);
   for (unsigned bits = 1; bits < 8; ++bits) {
     Problem<T> zeroed = p;
@@ -167,13 +167,25 @@ void test_resets() {
         }
 }
 
+// The c of every step, with all that an LSTM can have.
+void test_cells() {
+  for (Layout layout : {Layout::full, Layout::batch_first, Layout::lengths, Layout::packed, Layout::nothing})
+    for (auto [T, B, H] : {std::array<int64_t, 3>{1, 1, 5}, {1, 3, 300}, {9, 1, 17}, {6, 7, 33}, {70, 9, 20}, {12, 5, 160}, {2, 0, 4}})
+      for (bool resets : {false, true})
+        for (int64_t P : {int64_t(0), H / 3}) {
+          const Case c{Cell::lstm, T, B, 6, H, P, 2, layout, true, resets, true};
+          test_all_tables<float>(c, B > 1);
+          test_all_tables<double>(c, B > 1);
+        }
+}
+
 void test_quick() {
   for (Cell cell : cells)
     for (Layout layout : {Layout::full, Layout::lengths})
       for (auto [T, B, H, D] : {std::array<int64_t, 4>{10, 1, 160, 1}, {5, 16, 64, 2}, {3, 3, 19, 2}, {30, 12, 33, 2}, {1, 2, 300, 2}}) {
         const Case c{cell, T, B, 9, H, 0, int(D), layout};
         test_all_tables<float>(c);
-        if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout, true, true});
+        if (cell == Cell::lstm) test_all_tables<double>({cell, T, B, 9, H, H / 3, int(D), layout, true, true, true});
       }
 }
 
@@ -186,10 +198,11 @@ int main(int count, char** words) {
     test_teams();
     test_steps();
     test_resets();
+    test_cells();
     for (Cell cell : cells)
       for (const Kernels& table : tables()) {
         test_null_pointers<double>({cell, 4, 5, 3, 19, 0, 2, Layout::lengths}, table);
-        if (cell == Cell::lstm) test_null_pointers<double>({cell, 4, 5, 3, 19, 7, 2, Layout::lengths}, table);
+        if (cell == Cell::lstm) test_null_pointers<double>({cell, 4, 5, 3, 19, 7, 2, Layout::lengths, true, true, true}, table);
       }
     check(coverage.groups, "no case had several groups of rows");
     check(coverage.back, "no case had weights larger than the L2");
