@@ -61,7 +61,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
     }();
     variable_list gradients(1 + argument_count + 4);  // after `cell`, before batch_sizes, lengths, reset and recompute
-    std::copy(d.begin(), d.end(), gradients.begin() + 1);
+    for (int k = 0; k < argument_count; ++k)  // of an ensemble: what its models share gets the sum
+      gradients[1 + k] = d[k].defined() && d[k].dim() > layer[k].dim() ? d[k].sum(0) : d[k];
     return gradients;
   }
 
