@@ -1,13 +1,14 @@
-"""What the C++ ops need from Python: shapes without data (fake kernels), and the derivative of the backward ops.
+"""What the C++ ops need from Python: shapes without data (fake kernels), the derivative of the backward ops, and vmap of the raw ops.
 
 The first derivative is C++ (csrc/torch), the second `derivatives.second_derivative`.
 """
 
 import torch
-from torch.library import register_autograd, register_fake
+from torch.library import register_autograd, register_fake, register_vmap
 
 from .derivatives import DIFFERENTIABLE, RESULTS
 from .ensemble import model_count, model_dims, second_derivative
+from .transforms import batched
 
 
 def _results(x, h0, w_ih_r):
@@ -111,6 +112,11 @@ def _register_double_backward(name):
     register_autograd(f"rnnkernels::{name}_bwd", backward, setup_context=setup_context)
 
 
+def _register_vmap(name):
+    op = getattr(torch.ops.rnnkernels, name).default
+    register_vmap(op, lambda info, dims, *args: batched(lambda name, *args: op(*args), name, info.batch_size, dims, args))
+
+
 def _schema(name):
     return getattr(torch.ops.rnnkernels, name).default._schema
 
@@ -124,3 +130,4 @@ for _op, _fake in _FAKES.items():
 for _name in RESULTS:
     register_fake(f"rnnkernels::{_name}_bwd", _backward_fake(_name))
     _register_double_backward(_name)
+    _register_vmap(_name)

@@ -20,7 +20,7 @@ from . import reference
 from .derivatives import DIFFERENTIABLE, RESULTS
 from .ensemble import model_dims, second_derivative, sum_over_models
 from .extension import _C
-from .folding import elements, fold, refuse_batched_sizes, unfold
+from .folding import elements, fold, is_batched, refuse_batched_sizes, unfold
 
 
 def active():
@@ -32,7 +32,7 @@ def layer(name, *args):
     """The op `name` on args, under the active transforms."""
     kinds = {i.key() for i in get_interpreter_stack() or ()}
     resets, lengths = args[-2] is not None, args[-3]
-    if resets and lengths is not None and torch._C._functorch.is_batchedtensor(lengths):
+    if resets and lengths is not None and is_batched(lengths):
         raise NotImplementedError("rnnkernels: vmap over `lengths` together with `reset`; loop over the elements instead")
     if resets or forward_ad._current_level >= 0 or not kinds <= {TransformType.Grad, TransformType.Vmap}:
         return getattr(reference, name)(*args)
@@ -54,11 +54,11 @@ def _under_vmap(name, *args):
     with interpreter.lower():
         if all(d is None for d in dims):
             return _under_vmap(name, *args)
-        results, dims = _batched(_under_vmap, name, interpreter.batch_size(), dims, args)
+        results, dims = batched(_under_vmap, name, interpreter.batch_size(), dims, args)
     return tuple(_add_batch_dim(result, d, level) for result, d in zip(results, dims))
 
 
-def _batched(run, name, V, dims, args):
+def batched(run, name, V, dims, args):
     """Results of run(name, *arguments) for V elements, and where they have the vmap dimension."""
     n_data, weights_end = RESULTS[name], DIFFERENTIABLE[name]  # x and the states
     refuse_batched_sizes(dims[weights_end])
@@ -109,7 +109,7 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, name, *args):
-        return _batched(Layer.apply, name, info.batch_size, in_dims[1:], args)
+        return batched(Layer.apply, name, info.batch_size, in_dims[1:], args)
 
 
 class Backward(torch.autograd.Function):
