@@ -1,12 +1,14 @@
-"""What the C++ ops need from Python: shapes without data (fake kernels), and the derivative of the backward ops.
+"""What the C++ ops need from Python: shapes without data (fake kernels), the derivative of the backward ops, and vmap of the raw ops.
 
 The first derivative is C++ (csrc/torch), the second `derivatives.second_derivative`.
 """
 
 import torch
-from torch.library import register_autograd, register_fake
+from torch.library import register_autograd, register_fake, register_vmap
 
-from .derivatives import DIFFERENTIABLE, RESULTS, second_derivative
+from .derivatives import DIFFERENTIABLE, RESULTS
+from .ensemble import model_count, model_dims, second_derivative
+from .transforms import batched
 
 
 def _results(x, h0, w_ih_r):
@@ -67,12 +69,35 @@ def _gru_reset_before_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
     return *_results(x, h0, w_ih_r), _gates(x, h0, rest[-1], saved=3)
 
 
+def _for_models(name, fake):
+    """Also of an ensemble."""
+
+    def fake_for_models(*args):
+        dims = model_dims(name, args)
+        models = model_count(args, dims)
+        if models is None:
+            return fake(*args)
+        one = (a if d is None else a.new_empty(a.shape[1:]) for a, d in zip(args, dims))
+        return tuple(result.new_empty(models, *result.shape) for result in fake(*one))
+
+    return fake_for_models
+
+
 def _backward_fake(name):
     n, n_cotangents = DIFFERENTIABLE[name], RESULTS[name]
 
     def fake(*args):
-        inputs, needs = args[n_cotangents : n_cotangents + n], args[-1]
-        return tuple(inputs[0].new_empty(i.shape if needs >> k & 1 and i is not None else 0) for k, i in enumerate(inputs))
+        arguments, needs = args[n_cotangents : n_cotangents + n + 4], args[-1]
+        dims = model_dims(name, arguments, args[:n_cotangents])
+        models = model_count(args, dims)
+
+        def shape(k):
+            if not needs >> k & 1 or arguments[k] is None:
+                return (0,)
+            shape = arguments[k].shape
+            return shape if models is None or dims[n_cotangents + k] == 0 else (models, *shape)
+
+        return tuple(arguments[0].new_empty(shape(k)) for k in range(n))
 
     return fake
 
@@ -96,20 +121,23 @@ def _register_double_backward(name):
     register_autograd(f"rnnkernels::{name}_bwd", backward, setup_context=setup_context)
 
 
+def _register_vmap(name):
+    op = getattr(torch.ops.rnnkernels, name).default
+    register_vmap(op, lambda info, dims, *args: batched(lambda name, *args: op(*args), name, info.batch_size, dims, args))
+
+
 def _schema(name):
     return getattr(torch.ops.rnnkernels, name).default._schema
 
 
-register_fake("rnnkernels::lstm", _lstm)
-register_fake("rnnkernels::lstm_train", _lstm_train)
-register_fake("rnnkernels::lstm_with_cells", _lstm_with_cells)
-register_fake("rnnkernels::lstm_with_cells_train", _lstm_with_cells_train)
-register_fake("rnnkernels::gru", _gru)
-register_fake("rnnkernels::gru_train", _gru_train)
-register_fake("rnnkernels::gru_reset_before", _gru)
-register_fake("rnnkernels::gru_reset_before_train", _gru_reset_before_train)
-register_fake("rnnkernels::rnn", _gru)
+_FAKES = {"lstm": _lstm, "lstm_train": _lstm_train, "lstm_with_cells": _lstm_with_cells,
+          "lstm_with_cells_train": _lstm_with_cells_train, "gru": _gru, "gru_train": _gru_train, "gru_reset_before": _gru,
+          "gru_reset_before_train": _gru_reset_before_train, "rnn": _gru}
+
+for _op, _fake in _FAKES.items():
+    register_fake(f"rnnkernels::{_op}", _for_models(_op.removesuffix("_train"), _fake))
 
 for _name in RESULTS:
     register_fake(f"rnnkernels::{_name}_bwd", _backward_fake(_name))
     _register_double_backward(_name)
+    _register_vmap(_name)

@@ -10,7 +10,9 @@ from . import reference
 
 # Number of arguments with a gradient (x, states, weights, reset states) that stand first in each op's schema.
 DIFFERENTIABLE = {"lstm": 15, "lstm_with_cells": 15, "gru": 11, "gru_reset_before": 11, "rnn": 11}
-# Number of results: out and a final state for each initial one; so x and the states are as many, too. And c_out.
+# Of these x and the initial states, which come first.
+DATA = {"lstm": 3, "lstm_with_cells": 3, "gru": 2, "gru_reset_before": 2, "rnn": 2}
+# Number of results: out, a final state for each initial one, and c_out.
 RESULTS = {"lstm": 3, "lstm_with_cells": 4, "gru": 2, "gru_reset_before": 2, "rnn": 2}
 # Which of the arguments are weights: those of the forward direction, then as many of the reverse one.
 WEIGHTS = {"lstm": slice(3, 13), "lstm_with_cells": slice(3, 13), "gru": slice(2, 10), "gru_reset_before": slice(2, 10), "rnn": slice(2, 10)}

@@ -8,16 +8,20 @@ from math import prod
 import torch
 
 from .derivatives import DIFFERENTIABLE, RESULTS, WEIGHTS
+from .ensemble import model_dims
 from .when_imported import when_imported
 
 
 def _products(name, arguments):
-    """For each direction the sizes of its products over all tokens: x W_ih, h W_hh and, with a projection, h W_hr."""
-    x, weights = arguments[0], arguments[WEIGHTS[name]]
-    tokens, half = prod(x[:-1]), len(weights) // 2
+    """For each direction the sizes of its products over all tokens and models: x W_ih, h W_hh and, with a projection, h W_hr."""
+    arguments = arguments[: DIFFERENTIABLE[name] + 4]
+    dims = model_dims(name, arguments, rank=len)
+    models = next((a[0] for a, d in zip(arguments, dims) if d is not None), 1)
+    weights = arguments[WEIGHTS[name]]
+    tokens, half = models * prod(arguments[0][:-1] if dims[0] is None else arguments[0][1:-1]), len(weights) // 2
     for w_ih, w_hh, _, _, *w_hr in (weights[:half], weights[half:]):
         if w_ih is not None:
-            yield [2 * tokens * prod(w) if w is not None else 0 for w in (w_ih, w_hh, *w_hr)]
+            yield [2 * tokens * prod(w[-2:]) if w is not None else 0 for w in (w_ih, w_hh, *w_hr)]
 
 
 def _forward(name):

@@ -4,6 +4,17 @@ It goes behind B: [T, B, I] becomes [T, B * V, I], packed [N, I] becomes [N * V,
 So a packed sequence stays one, of V times the rows at each step.
 """
 
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
+
+
+def is_batched(t):
+    """Whether some vmap varies t, also where it came through a grad."""
+    while is_functorch_wrapped_tensor(t):
+        if is_batchedtensor(t):
+            return True
+        t = get_unwrapped(t)
+    return False
+
 
 def fold(t, dim, V):
     """t with its vmap dimension `dim` (None: t is the same for all elements) in the batch; None stays None."""

@@ -30,6 +30,7 @@ Equations: `rnnkernels.reference`.
 import torch
 
 from . import autocast, ops
+from .folding import is_batched
 from .stack import stack
 
 __all__ = ["lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
@@ -183,7 +184,7 @@ def _check_lengths(lengths, input, batch_first, batch_sizes):
         raise ValueError(f"lengths must have shape [{B}], the batch size, got {list(lengths.shape)}")
     if lengths.device.type != "cpu" and lengths.device != input.device:
         raise ValueError(f"lengths must be on the CPU or on input's device {input.device}, got {lengths.device}")
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(lengths):
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or is_batched(lengths):
         return  # reading the values would synchronise, break the graph or leave the vmap; the op checks them
     if B and not 0 <= lengths.min().item() <= lengths.max().item() <= T:
         raise ValueError(f"lengths must lie in 0..{T}, the number of steps, got {lengths.tolist()}")

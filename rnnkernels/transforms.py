@@ -1,21 +1,26 @@
-"""The layer ops under torch.func: Python autograd functions over the raw ops, with rules for vmap.
+"""The layer ops under torch.func: rules for vmap, and Python autograd functions over the raw ops while grad or vjp is active.
 
-torch.func cannot enter a C++ autograd function, so these stand in while grad, vjp or vmap is active. Forward-mode
-derivatives and functionalize run the reference, and so do layers with resets or whose cells are wanted.
+torch.func cannot enter a C++ autograd function, so these stand in for it; under vmap alone there is no need of them. Forward-mode
+derivatives and functionalize run the reference, and so do layers with resets.
 
-    vmap over x, states or lengths           folded into the batch: one call
-    vmap over weights, an ensemble           one call for each set
-    vmap over cotangents alone, in jacrev    one call for each
-    vmap(grad(f)) of weights that all share  one forward call, one backward call for each element
+    vmap over x, states or lengths       folded into the batch: one call
+    vmap over weights, an ensemble       one call for all models, see ensemble.py
+    vmap over cotangents, in jacrev      likewise: as many models with the same weights
+    vmap(grad(f)) of weights that all    one forward call, the batch folded; one backward call, each element a model with the same
+    elements share                       weights. Both for the data alone: folded as well
+    vmap of a call for several models    one call for each element
 """
 
 import torch
-from torch._C._functorch import TransformType, get_interpreter_stack, maybe_current_level
+from torch._C._functorch import TransformType, _add_batch_dim, _unwrap_batched, get_interpreter_stack, maybe_current_level
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
 from . import reference
-from .derivatives import DIFFERENTIABLE, RESULTS, second_derivative
-from .folding import elements, fold, refuse_batched_sizes, unfold
+from .derivatives import DATA, DIFFERENTIABLE, RESULTS
+from .ensemble import model_dims, second_derivative, sum_over_models
+from .extension import _C
+from .folding import elements, fold, is_batched, refuse_batched_sizes, unfold
 
 
 def active():
@@ -26,28 +31,66 @@ def active():
 def layer(name, *args):
     """The op `name` on args, under the active transforms."""
     kinds = {i.key() for i in get_interpreter_stack() or ()}
-    beyond_rules, lengths = args[-2] is not None or name == "lstm_with_cells", args[-3]
-    if beyond_rules and lengths is not None and torch._C._functorch.is_batchedtensor(lengths):
-        raise NotImplementedError("rnnkernels: vmap over `lengths` together with `reset` or `return_cells`; loop over the elements instead")
-    if beyond_rules or forward_ad._current_level >= 0 or not kinds <= {TransformType.Grad, TransformType.Vmap}:
+    resets, lengths = args[-2] is not None, args[-3]
+    if resets and lengths is not None and is_batched(lengths):
+        raise NotImplementedError("rnnkernels: vmap over `lengths` together with `reset`; loop over the elements instead")
+    if resets or forward_ad._current_level >= 0 or not kinds <= {TransformType.Grad, TransformType.Vmap}:
         return getattr(reference, name)(*args)
-    save = TransformType.Grad in kinds or torch.is_grad_enabled()
+    if TransformType.Grad not in kinds:
+        return _under_vmap(name, *args)
     dtype, n = args[0].dtype, DIFFERENTIABLE[name]
     if dtype in (torch.bfloat16, torch.float16):  # as in C++: the whole layer in float32
         args = [*(a if a is None else a.float() for a in args[:n]), *args[n:]]
-    return tuple(result.to(dtype) for result in Layer.apply(name, save, *args)[: RESULTS[name]])
+    return tuple(result.to(dtype) for result in Layer.apply(name, *args)[: RESULTS[name]])
+
+
+def _under_vmap(name, *args):
+    """Without torch.func's autograd functions, which take longer than a short layer."""
+    level = maybe_current_level()
+    if level is None:
+        return getattr(_C, name)(*args)
+    args, dims = zip(*(_unwrap_batched(a, level) if isinstance(a, torch.Tensor) else (a, None) for a in args))
+    interpreter = retrieve_current_functorch_interpreter()
+    with interpreter.lower():
+        if all(d is None for d in dims):
+            return _under_vmap(name, *args)
+        results, dims = batched(_under_vmap, name, interpreter.batch_size(), dims, args)
+    return tuple(_add_batch_dim(result, d, level) for result, d in zip(results, dims))
+
+
+def batched(run, name, V, dims, args):
+    """Results of run(name, *arguments) for V elements, and where they have the vmap dimension."""
+    n_data, weights_end = DATA[name], DIFFERENTIABLE[name]
+    refuse_batched_sizes(dims[weights_end])
+    if any(d is not None for d in dims[n_data:weights_end]):
+        return _as_models(run, name, V, dims, args)
+    results = run(name, *_fold(args, dims, V, (*range(n_data), weights_end + 1), weights_end))
+    visible = [unfold(r, V) for r in results[: RESULTS[name]]]
+    saved = [r.expand(V, *r.shape) for r in results[RESULTS[name] :]]  # each has everybody's; only Backward reads it
+    return (*visible, *saved), (*(r.dim() - 2 for r in visible), *[0] * len(saved))
+
+
+def _as_models(run, name, V, dims, args, n_cotangents=0):
+    """The V elements as an ensemble, where no element is one already. args: a layer's, after so many cotangents, and what a forward pass has saved."""
+    x, end = n_cotangents, n_cotangents + DIFFERENTIABLE[name] + 4
+    ranks = [None if a is None else a.dim() - (d is not None) for a, d in zip(args[: end - 1], dims)]
+    if any(d is not None for d in model_dims(name, (*ranks[x:], None), ranks[:x], rank=int)):
+        results = [run(name, *own) for own in elements(args, dims, V)]
+        return tuple(map(torch.stack, zip(*results))), (0,) * len(results[0])
+    results = run(name, *(a if d is None else a.movedim(d, 0) for a, d in zip(args, dims)))
+    return results, (0,) * len(results)
 
 
 class Layer(torch.autograd.Function):
-    """apply(name, save, *arguments of the op): the op's results, then, if `save`, what its *_train op keeps for backward."""
+    """apply(name, *arguments of the op): the op's results, then what its *_train op keeps for backward."""
 
     @staticmethod
-    def forward(name, save, *args):
-        return getattr(torch.ops.rnnkernels, f"{name}_train" if save and name != "rnn" else name).default(*args)
+    def forward(name, *args):
+        return getattr(torch.ops.rnnkernels, name if name == "rnn" else f"{name}_train").default(*args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.name, _, *tensors, ctx.flag = inputs
+        ctx.name, *tensors, ctx.flag = inputs
         saved = output[RESULTS[ctx.name] :]
         ctx.save_for_backward(*tensors, output[0], *saved)
         ctx.mark_non_differentiable(*saved)
@@ -56,24 +99,17 @@ class Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents):
         n, cotangents = DIFFERENTIABLE[ctx.name], cotangents[: RESULTS[ctx.name]]
-        needs = sum(wanted << k for k, wanted in enumerate(ctx.needs_input_grad[2 : 2 + n]))
+        needs = sum(wanted << k for k, wanted in enumerate(ctx.needs_input_grad[1 : 1 + n]))
         if not needs or all(c is None for c in cotangents):
-            return (None,) * (n + 6)
+            return (None,) * (n + 5)
         tensors = ctx.saved_tensors
         gradients = Backward.apply(ctx.name, needs, *cotangents, *tensors[: n + 3], ctx.flag, *tensors[n + 3 :])
-        return None, None, *(g if needs >> k & 1 else None for k, g in enumerate(gradients)), *[None] * 4
+        wanted = (sum_over_models(g, tensors[k]) if needs >> k & 1 else None for k, g in enumerate(gradients))
+        return None, *wanted, *[None] * 4
 
     @staticmethod
-    def vmap(info, in_dims, name, save, *args):
-        V, dims = info.batch_size, in_dims[2:]
-        n_data, weights_end = RESULTS[name], DIFFERENTIABLE[name]  # x and the states
-        refuse_batched_sizes(dims[weights_end])
-        if any(d is not None for d in dims[n_data:weights_end]):
-            return _stack([Layer.apply(name, save, *own) for own in elements(args, dims, V)])
-        results = Layer.apply(name, save, *_fold(args, dims, V, (*range(n_data), weights_end + 1), weights_end))
-        visible = [unfold(r, V) for r in results[: RESULTS[name]]]
-        saved = [r.expand(V, *r.shape) for r in results[RESULTS[name] :]]  # each has everybody's; only Backward reads it
-        return (*visible, *saved), (*(r.dim() - 2 for r in visible), *[0] * len(saved))
+    def vmap(info, in_dims, name, *args):
+        return batched(Layer.apply, name, info.batch_size, in_dims[1:], args)
 
 
 class Backward(torch.autograd.Function):
@@ -101,37 +137,31 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, name, needs, *args):
         V, dims = info.batch_size, in_dims[2:]
-        x = n_data = RESULTS[name]  # as many cotangents stand before x as there are data arguments from x on
-        lengths, out = x + DIFFERENTIABLE[name] + 1, x + DIFFERENTIABLE[name] + 4
-        refuse_batched_sizes(dims[lengths - 1])
-        data = (*range(x, x + n_data), lengths)
-        if any(d is not None for d in dims[x + n_data : lengths - 1]) or all(dims[k] is None for k in data):
-            return _stack([Backward.apply(name, needs, *own) for own in elements(args, dims, V)])
-        saved = [a.select(d, 0) for a, d in zip(args[out + 1 :], dims[out + 1 :])]
-        d_data, of_data = [args[x].new_empty(0)] * n_data, needs & (1 << n_data) - 1
-        if of_data:
-            folded = *_fold(args[: out + 1], dims, V, (*range(x), *data, out), lengths - 1), *saved
-            d_data = Backward.apply(name, of_data, *folded)[:n_data]
-            d_data = [unfold(d, V) if needs >> k & 1 else d for k, d in enumerate(d_data)]
-        d_weights, dims_of_weights = _weight_gradients(name, needs >> n_data << n_data, V, args, dims, saved)
-        return (*d_data, *d_weights), (*(d.dim() - 2 if d.dim() > 1 else None for d in d_data), *dims_of_weights)
+        x, n_data = RESULTS[name], DATA[name]  # x stands after the cotangents
+        batch_sizes, out = x + DIFFERENTIABLE[name], x + DIFFERENTIABLE[name] + 4
+        refuse_batched_sizes(dims[batch_sizes])
+        data = (*range(x, x + n_data), batch_sizes + 1)
+        folded = all(d is None for d in dims[x + n_data : batch_sizes]) and any(dims[k] is not None for k in data)  # so was forward
+        saved = [a.select(d, 0) for a, d in zip(args[out + 1 :], dims[out + 1 :])] if folded else []
+        if folded and not needs >> n_data:
+            gradients = Backward.apply(name, needs, *_fold(args[: out + 1], dims, V, (*range(x), *data, out), batch_sizes), *saved)
+            gradients = [unfold(d, V) if needs >> k & 1 else d for k, d in enumerate(gradients)]
+            return tuple(gradients), tuple(d.dim() - 2 if needs >> k & 1 else None for k, d in enumerate(gradients))
+        if folded:
+            layer = slice(x, out)
+            if dims[batch_sizes + 1] is None:
+                own = _saved_of_each(saved, V)
+            else:  # of different lengths: their tokens are mixed in `saved`
+                own = _as_models(Layer.apply, name, V, dims[layer], args[layer])[0][x:]
+            args, dims = (*args[: out + 1], *own), (*dims[: out + 1], *[0] * len(own))
+        run = lambda name, *args: Backward.apply(name, needs, *args)
+        gradients, _ = _as_models(run, name, V, dims, args, n_cotangents=x)
+        return gradients, tuple(0 if needs >> k & 1 else None for k in range(len(gradients)))
 
 
-def _weight_gradients(name, needs, V, args, dims, saved):
-    """Of weights that the V elements share, for each element."""
-    n_data, n = RESULTS[name], DIFFERENTIABLE[name]
-    if not needs:
-        return (args[n_data].new_empty(0),) * (n - n_data), (None,) * (n - n_data)
-    layer, out = slice(n_data, n_data + n + 4), n_data + n + 4
-    saved = [s if s.numel() == 0 else s.unflatten(1, (-1, V)) for s in saved]  # [D, N, V, ...], see folding.py
-    gradients = []
-    for v, own in enumerate(elements(args[: out + 1], dims[: out + 1], V)):
-        if dims[out - 3] is None:
-            own += tuple(s.select(2, v).contiguous() if s.dim() > 1 else s for s in saved)
-        else:  # of different lengths: their tokens are mixed in `saved`
-            own += Layer.apply(name, True, *own[layer])[n_data:]
-        gradients.append(Backward.apply(name, needs, *own)[n_data:])
-    return _stack(gradients)
+def _saved_of_each(saved, V):
+    """Of what a folded call has saved each element's: gates [D, N * V, S, Hp] become [V, D, N, S, Hp], cells [D, N * V, Hp] likewise."""
+    return [s.expand(V, *s.shape) if s.numel() == 0 else s.unflatten(k - 3, (-1, V)).movedim(k - 3, 0) for k, s in enumerate(saved)]
 
 
 def _fold(args, dims, V, batched, batch_sizes):
@@ -140,7 +170,3 @@ def _fold(args, dims, V, batched, batch_sizes):
     if folded[batch_sizes] is not None:
         folded[batch_sizes] = folded[batch_sizes] * V
     return folded
-
-
-def _stack(results):
-    return tuple(map(torch.stack, zip(*results))), (0,) * len(results[0])

@@ -170,8 +170,16 @@ def test_torch_func():
     torch.testing.assert_close(torch.func.grad(lambda x: run(x).pow(2).sum())(x), torch.autograd.grad(run(x_grad).pow(2).sum(), x_grad)[0])
     torch.testing.assert_close(torch.vmap(run)(torch.stack([x, 2 * x])), torch.stack([run(x), run(2 * x)]))
     torch.testing.assert_close(torch.func.jacfwd(run)(x), torch.func.jacrev(run)(x))
-    with pytest.raises(NotImplementedError, match="return_cells"):
-        torch.vmap(lambda n: module(x, lengths=n, return_cells=True)[2])(torch.tensor([[1, 2], [3, 4]]))
+    lengths = torch.tensor([[1, 2], [3, 4]])
+    of_lengths = lambda n: module(x, lengths=n, return_cells=True)[2]
+    torch.testing.assert_close(torch.vmap(of_lengths)(lengths), torch.stack([of_lengths(n) for n in lengths]))
+    weights = {name: torch.stack([p, 2 * p]).detach() for name, p in module.named_parameters()}
+    of_weights = lambda w: torch.func.functional_call(module, w, (x,), {"return_cells": True})[2]
+    models = torch.vmap(of_weights)(weights)
+    torch.testing.assert_close(models, torch.stack([of_weights({n: p[e] for n, p in weights.items()}) for e in range(2)]))
+    of_loss = torch.func.grad(lambda w: of_weights(w).pow(2).sum())
+    torch.testing.assert_close(torch.vmap(of_loss)(weights), {n: torch.stack([of_loss({m: q[e] for m, q in weights.items()})[n] for e in range(2)])
+                                                              for n in weights})
 
 
 @needs_extension

@@ -53,18 +53,19 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     Layer layer{Cell(ctx->saved_data["cell"].toInt()), {}, saved[argument_count], saved[argument_count + 1], saved[argument_count + 2],
                 ctx->saved_data["recompute"].toBool(), /*with_cells=*/cotangents.size() > 3};
     std::copy_n(saved.begin(), argument_count, layer.arguments.begin());
-    const Tensor &out = saved[argument_count + 3], &gates = saved[argument_count + 4], &cells = saved[argument_count + 5];
+    const Saved of_forward{saved[argument_count + 3], saved[argument_count + 4], saved[argument_count + 5]};
     const auto of_lstm = [&](size_t k) { return cotangents.size() > k ? cotangents[k] : Tensor(); };
     const Cotangents d_results{cotangents[0], cotangents[1], of_lstm(2), of_lstm(3)};
 
     const auto d = [&] {
       const int64_t needs = wanted(ctx, layer);
-      if (at::GradMode::is_enabled()) return call_backward_op(layer, d_results, out, gates, cells, needs);
+      if (at::GradMode::is_enabled()) return call_backward_op(layer, d_results, of_forward, needs);
       at::AutoDispatchBelowADInplaceOrView below;  // spares the Python autograd of the *_bwd ops
-      return call_backward_op(layer, d_results, out, gates, cells, needs);
+      return call_backward_op(layer, d_results, of_forward, needs);
     }();
     variable_list gradients(1 + argument_count + 5);  // after `cell`, before batch_sizes, lengths, reset, recompute and with_cells
-    std::copy(d.begin(), d.end(), gradients.begin() + 1);
+    for (int k = 0; k < argument_count; ++k)  // of an ensemble: what its models share gets the sum
+      gradients[1 + k] = d[k].defined() && d[k].dim() > layer[k].dim() ? d[k].sum(0) : d[k];
     return gradients;
   }
 

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "cpu/kernels.h"
+#include "torch/cpu_ensemble.h"
 #include "torch/device.h"
 #include "torch/memory.h"
 
@@ -13,7 +14,8 @@ namespace rnnk {
 namespace {
 
 template <class Args>
-void run(size_t (*kernel)(const Args&, void*), Args& args) {
+void run(size_t (*kernel)(const Args&, void*), Args& args, const Ensemble* ensemble) {
+  if (ensemble) return EnsembleCall<Args>(kernel, args, *ensemble).run();
   args.threads = at::get_num_threads();
   alignas(64) char small[8 << 10];  // a single step of a small layer takes no longer than an allocation
   const size_t needed = kernel(args, nullptr);
@@ -41,7 +43,7 @@ void forward(const ForwardPass& pass) {
   if (pass.to.c_out.defined()) args.c_out = output_rows<T>(pass.to.c_out);
   static std::atomic<int64_t> calls{0};  // of all layers: where several take turns, the cache seldom holds what each read last
   args.turn = calls.fetch_add(1, std::memory_order_relaxed);
-  run(cpu::kernels().of<T>().forward, args);
+  run(cpu::kernels().of<T>().forward, args, pass.ensemble);
 }
 
 template <class T>
@@ -56,7 +58,7 @@ void backward(const BackwardPass& pass) {
   if (pass.d_out.defined()) args.d_out = input_rows<T>(pass.d_out);
   if (pass.d_c_out.defined()) args.d_c_out = input_rows<T>(pass.d_c_out);
   if (pass.d[X].defined()) args.d_x = output_rows<T>(pass.d[X]);
-  run(cpu::kernels().of<T>().backward, args);
+  run(cpu::kernels().of<T>().backward, args, pass.ensemble);
 }
 
 const RegisterKernels registered(at::kCPU, {[](const ForwardPass& pass) {
@@ -66,7 +68,8 @@ const RegisterKernels registered(at::kCPU, {[](const ForwardPass& pass) {
                                               AT_DISPATCH_FLOATING_TYPES(pass.out.scalar_type(), "rnnkernels", [&] { backward<scalar_t>(pass); });
                                             },
                                             {},
-                                            {}});
+                                            {},
+                                            /*run_ensembles=*/true});
 
 }  // namespace
 

@@ -9,10 +9,13 @@
 
 namespace rnnk {
 
+class Ensemble;
+
 struct ForwardPass {
   const Layer& layer;
   const Checked& checked;
   const LayerOutputs& to;  // allocated
+  const Ensemble* ensemble = nullptr;  // whose first model this is, where the kernels run all of its models at once
 };
 
 struct BackwardPass {
@@ -21,12 +24,14 @@ struct BackwardPass {
   Tensor d_out, d_h_n, d_c_n, d_c_out;  // undefined for zero
   Tensor out, gates, cells;
   std::array<Tensor, argument_count> d;  // allocated, or undefined where not wanted
+  const Ensemble* ensemble = nullptr;    // as above
 };
 
 struct DeviceKernels {
   void (*forward)(const ForwardPass&);
   void (*backward)(const BackwardPass&);
   std::string toolkit, names;  // for info()
+  bool run_ensembles = false;  // all models of a ForwardPass' or BackwardPass' ensemble in one call
 };
 
 // The kernels that this build has for a type of device, or null.
@@ -48,7 +53,9 @@ void point(T*& pointer, const Tensor& t) {
 // What args.h and cuda/layer.h name alike: all but the schedule and the tensors of tokens.
 template <class Args>
 void fill(Args& args, const ForwardPass& pass) {
-  const auto& [layer, c, to] = pass;
+  const Layer& layer = pass.layer;
+  const Checked& c = pass.checked;
+  const LayerOutputs& to = pass.to;
   args.cell = layer.cell;
   args.shape = c.shape;
   c.weights(args.weights);

@@ -48,11 +48,16 @@ struct Cotangents {
   Tensor out, h_n, c_n, c_out;
 };
 
-// Runs the layer; `save` keeps what layer_backward needs, without the gates (an empty tensor) where the layer recomputes. Throws c10::Error on anything that does not fit together.
+// What a forward pass leaves for the backward one.
+struct Saved {
+  Tensor out, gates, cells;
+};
+
+// Runs the layer, or all layers of an ensemble (torch/ensemble.h); `save` keeps what layer_backward needs, without the gates (an empty
+// tensor) where the layer recomputes. Throws c10::Error on anything that does not fit together.
 LayerOutputs layer_forward(const Layer& layer, bool save);
 
 // The gradients whose bit of `needs` is set, in Argument order.
-std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Cotangents& d, const Tensor& out, const Tensor& gates,
-                                                  const Tensor& cells, int64_t needs);
+std::array<Tensor, argument_count> layer_backward(const Layer& layer, const Cotangents& d, const Saved& saved, int64_t needs);
 
 }  // namespace rnnk

@@ -59,7 +59,7 @@ struct Kernel<Op, R(Args...)> {
                                        const Tensor& gates, const Tensor& cells, int64_t needs) {
     const Layer layer = Op::layer(args...);
     const Cotangents d{or_undefined(d_out), or_undefined(d_h_n), or_undefined(d_c_n), or_undefined(d_c_out)};
-    return lstm_gradients(layer_backward(layer, d, out, gates, cells, needs), layer[X]);
+    return lstm_gradients(layer_backward(layer, d, {out, gates, cells}, needs), layer[X]);
   }
 
   static auto lstm_backward(Optional d_out, Optional d_h_n, Optional d_c_n, Args... args, const Tensor& out, const Tensor& gates,
@@ -70,7 +70,7 @@ struct Kernel<Op, R(Args...)> {
   static auto gru_backward(Optional d_out, Optional d_h_n, Args... args, const Tensor& out, const Tensor& gates, int64_t needs) {
     const Layer layer = Op::layer(args...);
     return gru_gradients(
-        layer_backward(layer, {or_undefined(d_out), or_undefined(d_h_n), {}, {}}, out, gates, {}, needs_of_layer(needs, gru_arguments)), layer[X]);
+        layer_backward(layer, {or_undefined(d_out), or_undefined(d_h_n), {}, {}}, {out, gates, {}}, needs_of_layer(needs, gru_arguments)), layer[X]);
   }
 
   static auto rnn_backward(Optional d_out, Optional d_h_n, Args... args, const Tensor& out, int64_t needs) {
@@ -134,8 +134,8 @@ LayerOutputs call_train_op(const Layer& layer) {
   });
 }
 
-std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Tensor& out, const Tensor& gates,
-                                                    const Tensor& cells, int64_t needs) {
+std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Saved& saved, int64_t needs) {
+  const auto& [out, gates, cells] = saved;
   return with_op(layer, [&](auto op) {
     using Op = decltype(op);
     const auto cotangents = std::make_tuple(or_none(d.out), or_none(d.h_n));

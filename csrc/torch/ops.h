@@ -105,8 +105,7 @@ struct RnnOp {
 // The ops through the dispatcher. Only the outputs that the cell has are defined.
 LayerOutputs call_op(const Layer& layer);
 LayerOutputs call_train_op(const Layer& layer);
-std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Tensor& out, const Tensor& gates,
-                                                    const Tensor& cells, int64_t needs);
+std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Saved& saved, int64_t needs);
 
 // What runs under autograd and for dtypes that the kernels do not have: torch/autograd.cpp.
 LayerOutputs differentiable_layer(const Layer& layer);
