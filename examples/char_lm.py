@@ -23,8 +23,8 @@ from torch.nn.functional import cross_entropy
 from . import common
 
 SETTINGS = {
-    "quick": dict(cell="LSTM", steps=500, batch=16, chunk=64, hidden=256, lr=3e-3, written=400),
-    "full": dict(steps=1000),
+    "quick": dict(cell="LSTM", steps=300, batch=16, chunk=64, hidden=256, lr=3e-3, written=400),
+    "full": dict(steps=800),
     "smoke": dict(steps=25, chunk=32, hidden=64, written=80),
 }
 AGREE_STEPS, AGREE = 20, 1e-4  # the two loss curves may differ by this much over the first steps
