@@ -5,27 +5,35 @@
 Stateful truncated backpropagation through time: the text is laid out as B parallel streams, read in chunks of T
 characters. Each chunk starts from the hidden state in which the previous one ended, so the model remembers further
 back than T, but that state is detached, so gradients stop at the chunk's border and a step costs the same anywhere in
-the text.
+the text. The baseline is a table: how often each character follows each other one.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 import time
-from pathlib import Path
 from pydoc_data.topics import topics  # Python's own reference manual: real text that is on every machine
 
 import rnnkernels
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from . import common
+
+SETTINGS = {
+    "quick": dict(cell="LSTM", steps=300, batch=16, chunk=64, hidden=256, lr=3e-3, written=400),
+    "full": dict(steps=800),
+    "smoke": dict(steps=25, chunk=32, hidden=64, written=80),
+}
 AGREE_STEPS, AGREE = 20, 1e-4  # the two loss curves may differ by this much over the first steps
-PICTURE = Path(__file__).parent / "out" / "char_lm.png"
+DISTANCE = f"distance of the losses over {AGREE_STEPS} steps"
+SPEEDUP = "times torch.nn's training speed"
+BARS = [
+    common.Bar("perplexity", "perplexity of character pairs", by=3.0, lower=True),
+    common.Bar(DISTANCE, AGREE, lower=True),
+]
 
 
 class CharLM(nn.Module):
@@ -44,11 +52,11 @@ class CharLM(nn.Module):
 class Training:
     """A model with everything that changes while it trains."""
 
-    def __init__(self, library, args: argparse.Namespace, streams: Tensor, characters: int):
-        torch.manual_seed(args.seed)  # both models draw the same initial weights
-        self.model = CharLM(library, args.cell, characters, args.hidden)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.lr)
-        self.chunks = text_chunks(streams, args.chunk)
+    def __init__(self, library, run: common.Run, streams: Tensor, characters: int):
+        torch.manual_seed(run.seed)  # both models draw the same initial weights
+        self.model = CharLM(library, run.cell, characters, run.hidden)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=run.lr)
+        self.chunks = text_chunks(streams, run.chunk)
         self.losses: list[float] = []
         self.seconds: list[float] = []
 
@@ -99,6 +107,14 @@ def perplexity(model: CharLM, streams: Tensor, T: int) -> float:
     return math.exp(total / streams[1:].numel())
 
 
+def character_pairs(train: Tensor, valid: Tensor, characters: int) -> float:
+    """The baseline: perplexity of the next character given the present one, counted in the text to learn from."""
+    ones = torch.ones(len(train) - 1)
+    pairs = torch.ones(characters, characters).index_put_((train[:-1], train[1:]), ones, accumulate=True)
+    chances = pairs / pairs.sum(1, keepdim=True)
+    return chances[valid[:-1], valid[1:]].log().mean().neg().exp().item()
+
+
 @torch.inference_mode()
 def generate(model: CharLM, alphabet: list[str], prompt: str, length: int, temperature: float = 0.6) -> str:
     """The model's own text: each character it draws is its next input."""
@@ -110,82 +126,48 @@ def generate(model: CharLM, alphabet: list[str], prompt: str, length: int, tempe
     return text
 
 
-def train(ours: Training, theirs: Training, args: argparse.Namespace, console: Console):
-    """Both on the same chunks, taking turns at going first, so that neither meets a quieter machine."""
-    said = TextColumn("{task.description}")
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), said)
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=args.steps)
-        for i in range(args.steps):
-            for training in (ours, theirs) if i % 2 else (theirs, ours):
-                training.step()
-            progress.update(task, advance=1, description=f"loss {ours.losses[-1]:.4f}  torch.nn {theirs.losses[-1]:.4f}")
+def experiment(run):
+    text, valid, alphabet = load_text()
+    streams = as_streams(text, run.batch)
+    ours, theirs = (Training(library, run, streams, len(alphabet)) for library in (run.library, nn))
+    say = lambda: f"loss {ours.losses[-1]:.4f}, torch.nn {theirs.losses[-1]:.4f}"
+    for i in run.track(range(run.steps), f"both {run.cell}s", say):
+        for training in (ours, theirs) if i % 2 else (theirs, ours):  # taking turns: neither meets a quieter machine
+            training.step()
+    run.losses |= {"ours": ours.losses, "torch.nn": theirs.losses}
+
+    tokens, unseen = run.batch * run.chunk, as_streams(valid, run.batch)
+    metrics = {
+        "perplexity": perplexity(ours.model, unseen, run.chunk),
+        "perplexity with torch.nn": perplexity(theirs.model, unseen, run.chunk),
+        "perplexity of character pairs": character_pairs(text, valid, len(alphabet)),
+        DISTANCE: max(abs(a - b) for a, b in zip(ours.losses[:AGREE_STEPS], theirs.losses)),
+        "tokens/s in training": ours.speed(tokens),
+        "tokens/s in training with torch.nn": theirs.speed(tokens),
+        SPEEDUP: ours.speed(tokens) / theirs.speed(tokens),
+    }
+    run.progress.console.print(Text(generate(ours.model, alphabet, "The ", run.written), "italic"))
+    return metrics, (ours.losses, theirs.losses, metrics)
 
 
-def draw(ours: Training, theirs: Training, tokens: int, cell: str):
+def draw(pictures):
     """Both loss curves, their difference, and the speeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    blue, red = "#2e86ab", "#d1495b"
-    figure, (curves, apart, speeds) = plt.subplots(1, 3, figsize=(13, 4), width_ratios=(5, 4, 3), layout="constrained")
-    curves.plot(theirs.losses, color=red, alpha=0.35, linewidth=5, label=f"torch.nn.{cell}")
-    curves.plot(ours.losses, color=blue, linewidth=1.2, label=f"rnnkernels.{cell}")
+    ours, theirs, metrics = pictures[0]
+    figure, (curves, apart, speeds) = common.figure(3, width=13)
+    curves.plot(theirs, color=common.RED, alpha=0.35, linewidth=5, label="torch.nn")
+    curves.plot(ours, color=common.BLUE, linewidth=1.2, label="ours")
     curves.set(title="training loss", xlabel="step", ylabel="nats per character")
     curves.legend(frameon=False)
-
-    apart.semilogy([max(abs(a - b), 1e-8) for a, b in zip(ours.losses, theirs.losses)], color="#555555", linewidth=1)
-    apart.hlines(AGREE, 0, AGREE_STEPS, color="black", label=f"required over the first {AGREE_STEPS} steps")
-    apart.set(title="distance between the curves", xlabel="step (rounding grows as in any chaotic system)")
-    apart.legend(frameon=False)
-
-    bars = speeds.bar(["torch.nn", "rnnkernels"], [theirs.speed(tokens), ours.speed(tokens)], color=[red, blue], width=0.6)
+    common.draw_distance(apart, ours, theirs, AGREE_STEPS, AGREE)
+    values = [metrics[f"tokens/s in training{whose}"] for whose in (" with torch.nn", "")]
+    bars = speeds.bar(["torch.nn", "ours"], values, color=[common.RED, common.BLUE], width=0.6)
     speeds.bar_label(bars, fmt="{:,.0f}", padding=2)
-    speeds.set(title=f"tokens/s in training: {ours.speed(tokens) / theirs.speed(tokens):.2f}x")
+    speeds.set(title=f"tokens/s in training: {metrics[SPEEDUP]:.2f}x")
     speeds.margins(y=0.12)
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=120)
+    return figure
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m examples.char_lm", description=__doc__.splitlines()[0])
-    parser.add_argument("--cell", type=str.upper, choices=("LSTM", "GRU", "RNN"), default="LSTM")
-    parser.add_argument("--steps", type=int, default=500, help="training steps of each model")
-    parser.add_argument("--smoke", action="store_true", help="a few seconds: a small model, 25 steps")
-    args = parser.parse_args(argv)
-    args.batch, args.chunk, args.hidden, args.lr, args.seed = 16, 64, 256, 3e-3, 0
-    if args.smoke:
-        args.steps, args.chunk, args.hidden = 25, 32, 64
-    return args
-
-
-def main(argv: list[str] | None = None) -> int:
-    args, console = arguments(argv), Console(highlight=False)
-    train_text, valid_text, alphabet = load_text()
-    streams = as_streams(train_text, args.batch)
-    ours, theirs = (Training(library, args, streams, len(alphabet)) for library in (rnnkernels, torch.nn))
-    console.print(f"{len(train_text):,} characters of Python's reference manual, 2-layer {args.cell}, H={args.hidden}, "
-                  f"{args.batch} streams in chunks of {args.chunk}, {torch.get_num_threads()} threads")  # fmt: skip
-    train(ours, theirs, args, console)
-
-    apart = max(abs(a - b) for a, b in zip(ours.losses[:AGREE_STEPS], theirs.losses[:AGREE_STEPS]))
-    agree = apart <= AGREE  # False for NaN as well
-    tokens, valid = args.batch * args.chunk, as_streams(valid_text, args.batch)
-    console.print(f"loss curves: {apart:.1e} apart at most over the first {AGREE_STEPS} steps "
-                  f"({'agree' if agree else 'DISAGREE'}: at most {AGREE:.0e} is allowed)")  # fmt: skip
-    for name, training in (("rnnkernels", ours), ("torch.nn", theirs)):
-        console.print(f"{name:>11}: perplexity {perplexity(training.model, valid, args.chunk):.3f} on unseen text, "
-                      f"{training.speed(tokens):,.0f} tokens/s in training")  # fmt: skip
-    console.print(f"[bold]{ours.speed(tokens) / theirs.speed(tokens):.2f}x[/] the training speed of torch.nn.{args.cell}\n")
-    console.print(generate(ours.model, alphabet, "The ", 80 if args.smoke else 400), style="italic", markup=False)
-    draw(ours, theirs, tokens, args.cell)
-    console.print(f"\nwrote {PICTURE}")
-    return 0 if agree else 1
-
+PROGRAM = "char_lm", __doc__, SETTINGS, BARS, experiment, draw
 
 if __name__ == "__main__":
-    sys.exit(main())
+    common.start(*PROGRAM)

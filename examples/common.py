@@ -7,6 +7,7 @@ A program is a function `experiment(run)` from a `Run` to (metrics, whatever its
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import io
 import json
@@ -130,6 +131,13 @@ def smooth(losses: list[float], width: int = 10) -> list[float]:
     return [mean(losses[max(0, i - width + 1) : i + 1]) for i in range(len(losses))]
 
 
+def draw_distance(axis, ours: list[float], theirs: list[float], steps: int, allowed: float) -> None:
+    """How far two loss curves are apart, and how far they may be over the first steps."""
+    axis.semilogy([max(abs(a - b), 1e-8) for a, b in zip(ours, theirs)], color=GREY, linewidth=1)
+    axis.hlines(allowed, 0, steps, color="black")
+    axis.set(title="distance between the curves", xlabel="step (rounding grows as in any chaotic system)")
+
+
 def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experiment, draw, argv=None) -> int:
     """Runs a program.
 
@@ -141,6 +149,9 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
     args = _arguments(name, doc, argv)
     console = Console(highlight=False)
     chosen = settings["quick"] | settings.get(args.mode, {})
+    if unknown := args.changes.keys() - chosen.keys():
+        raise SystemExit(f"{name} has no setting {', '.join(sorted(unknown))}; it has {', '.join(chosen)}")
+    chosen |= args.changes
     seeds = range(3) if args.mode == "full" else [0]
     args.out.mkdir(parents=True, exist_ok=True)
     console.print(f"[bold]{name}[/]: {doc.strip().splitlines()[0]}")
@@ -204,8 +215,23 @@ def _arguments(name, doc, argv):
     parser.add_argument(
         "--out", type=Path, default=OUT, help="folder for the picture and the numbers (default: %(default)s)"
     )
+    parser.add_argument(
+        "--set", dest="changes", type=_setting, nargs="+", default=[], metavar="NAME=VALUE",
+        help="other settings, as steps=2000 hidden=64",
+    )  # fmt: skip
     parser.set_defaults(mode="quick")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.changes = dict(args.changes)
+    return args
+
+
+def _setting(text):
+    """("steps", 2000) from steps=2000; what is no number is a text."""
+    name, value = text.split("=", 1)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _table(name, metrics, means):

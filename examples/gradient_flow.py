@@ -16,7 +16,7 @@ from . import common
 
 SETTINGS = {
     "quick": dict(T=100, B=4, I=16, H=48, radii=(0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)),
-    "full": dict(T=300, H=96, radii=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)),
+    "full": dict(T=200, H=64),
     "smoke": dict(T=12, H=8, radii=(0.5, 2.0)),
 }
 LEFT = 0.01  # a gradient has vanished when less than this part of it is left

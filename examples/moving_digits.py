@@ -16,7 +16,7 @@ from . import caption_digit, common
 
 SETTINGS = {
     "quick": dict(steps=500, batch=32, hidden=96, T=8, films=500),
-    "full": dict(steps=2500, hidden=128, films=2000),
+    "full": dict(steps=1000, hidden=128, films=2000),
     "smoke": dict(steps=3, hidden=8, T=4, films=20),
 }
 BARS = [

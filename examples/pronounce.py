@@ -21,7 +21,7 @@ from . import common
 
 SETTINGS = {
     "quick": dict(steps=500, batch=128, hidden=128, words=100_000, tests=400, beam=4),
-    "full": dict(steps=5000, hidden=256, tests=2000),
+    "full": dict(steps=1500, hidden=192, tests=1000),
     "smoke": dict(steps=2, batch=8, hidden=8, words=500, tests=5),
 }
 BARS = [

@@ -21,7 +21,7 @@ from . import common
 
 SETTINGS = {
     "quick": dict(steps=500, batch=16, T=64, hidden=96, layers=2),
-    "full": dict(steps=1500, hidden=160, layers=3),
+    "full": dict(steps=700, hidden=128),
     "smoke": dict(steps=3, T=8, hidden=8),
 }
 BARS = [

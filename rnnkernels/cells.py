@@ -3,12 +3,9 @@
 import torch
 
 from . import functional
-from .support import ResetAfter, decline, fits, read_parameters
+from .support import CELL_PARAMETERS, ResetAfter, decline, fits, read_parameters
 
 __all__ = ["LSTMCell", "GRUCell", "RNNCell"]
-
-
-_NAMES = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
 
 
 class _FusedCell:
@@ -22,7 +19,7 @@ class _FusedCell:
         x, states = input, None
         if isinstance(x, torch.Tensor) and x.dim() in (1, 2) and x.shape[-1] == self.input_size:
             states = self._states(x, hx)
-        weights = read_parameters(self, _NAMES)  # without a bias it is None
+        weights = read_parameters(self, CELL_PARAMETERS)  # without a bias it is None
         if states is None or not fits(x, (*states, *(w for w in weights if w is not None))):
             if not isinstance(x, torch.Tensor):
                 return super().forward(input, hx)

@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from . import cells, layers
+from .support import parameter_names
 
 _NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 _OURS = {getattr(torch.nn, name): getattr(layers, name, None) or getattr(cells, name) for name in _NAMES}
@@ -48,7 +49,7 @@ def flip_update_gate(module):
     """
     if not isinstance(module, (torch.nn.GRU, torch.nn.GRUCell)):
         raise TypeError(f"flip_update_gate: expected a GRU or GRUCell, got {type(module).__name__}")
-    names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    names = parameter_names(module)
     computed = [name for name in names if name not in module._parameters]
     if computed:
         raise ValueError(f"flip_update_gate: {', '.join(computed)} is computed by a parametrization; flip before it is added")

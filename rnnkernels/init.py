@@ -12,6 +12,8 @@ to set or the parameter is computed by weight_norm or a parametrization.
 
 import torch
 
+from .support import parameter_names
+
 __all__ = ["orthogonal", "xavier", "forget_bias", "chrono"]
 
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("h",)}  # torch.nn's order in memory
@@ -91,8 +93,7 @@ def _named(module, kinds, prefix, required=True):
         )
     found = []
     for layer in layers:
-        names = getattr(layer, "_flat_weights_names", ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-        names = [name for name in names if name.startswith(prefix)]
+        names = [name for name in parameter_names(layer) if name.startswith(prefix)]
         if required and not names or any(getattr(layer, name) is None for name in names):
             raise ValueError(f"{type(layer).__name__} has no {prefix}: build it with bias=True")
         for name in names:

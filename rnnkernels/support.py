@@ -20,6 +20,14 @@ def fits(x, others):
     return not mixed or (autocast.enabled(x) and autocast.mixes({dtype, *(t.dtype for t in others)}))
 
 
+CELL_PARAMETERS = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
+
+
+def parameter_names(module):
+    """Of a layer, in the order of its `_flat_weights`, or of a cell, where without a bias two of them are None."""
+    return getattr(module, "_flat_weights_names", CELL_PARAMETERS)
+
+
 def read_parameters(module, names):
     """The parameters as they are now: weight_norm, parametrize and functional_call replace them between calls."""
     held = module._parameters

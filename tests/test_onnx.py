@@ -15,14 +15,15 @@ onnx = pytest.importorskip("onnx")
 
 # ONNX stacks gates as LSTM i o f c, GRU z r h; torch as i f g o, r z n.
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+CELLS = [("LSTM", {}), ("GRU", {}), ("GRU", {"reset_after": False}), ("RNN", {})]
 T, B, I, H = 6, 3, 4, 7
 
 
-def model(cell, D, dtype):
+def model(cell, D, dtype, reset_after=True):
     """A graph of one ONNX node whose weights are inputs."""
     names = ["X", "W", "R", "B", "lengths", "h0"] + ["c0"] * (cell == "LSTM")
     outputs = ["Y", "Y_h"] + ["Y_c"] * (cell == "LSTM")
-    options = {"linear_before_reset": 1} if cell == "GRU" else {}
+    options = {"linear_before_reset": int(reset_after)} if cell == "GRU" else {}
     node = onnx.helper.make_node(cell, names, outputs, hidden_size=H, direction="bidirectional" if D == 2 else "forward", **options)
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     value = lambda name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32 if name == "lengths" else kind, None)
@@ -38,8 +39,8 @@ def feed(cell, D, x, lengths, states, weights):
     return {k: v.numpy() for k, v in feeds.items()}
 
 
-def compare(cell, D, dtype, lengths, run):
-    ours = getattr(rnnkernels, cell)(I, H, bidirectional=D == 2, dtype=dtype)
+def compare(cell, options, D, dtype, lengths, run):
+    ours = getattr(rnnkernels, cell)(I, H, bidirectional=D == 2, dtype=dtype, **options)
     weights = {k: random(v.shape, dtype) * 0.4 for k, v in ours.state_dict().items()}
     ours.load_state_dict(weights)
     x = random((T, B, I), dtype)
@@ -48,7 +49,7 @@ def compare(cell, D, dtype, lengths, run):
         out, last = ours(x, tuple(states) if cell == "LSTM" else states[0], lengths=lengths)
         exact = ours.double()(x.double(), tuple(s.double() for s in states) if cell == "LSTM" else states[0].double(),
                               lengths=lengths)
-    proto = model(cell, D, x.numpy().dtype)
+    proto = model(cell, D, x.numpy().dtype, **options)
     theirs = [torch.from_numpy(y) for y in run(proto, feed(cell, D, x, lengths, states, weights))]
     theirs[0] = theirs[0].permute(0, 2, 1, 3).flatten(2)  # [T, D, B, H] -> [T, B, D*H]
     flat = lambda out, last: (out, *(last if cell == "LSTM" else (last,)))
@@ -59,25 +60,25 @@ def compare(cell, D, dtype, lengths, run):
         assert (c - b).abs().max() < 1e-5  # ONNX agrees too: the rule above does not live on its error
 
 
-@pytest.mark.parametrize("cell, D", [("LSTM", 1), ("GRU", 1), ("RNN", 1)])
-def test_reference_evaluator(cell, D):
+@pytest.mark.parametrize("cell, options", CELLS, ids=str)
+def test_reference_evaluator(cell, options):
     from onnx.reference import ReferenceEvaluator
 
     run = lambda proto, feeds: ReferenceEvaluator(proto).run(None, feeds)
-    compare(cell, D, torch.float64, torch.full((B,), T), run)
+    compare(cell, options, 1, torch.float64, torch.full((B,), T), run)
 
 
 @pytest.mark.parametrize("D", (1, 2))
 @pytest.mark.parametrize("lengths", ((T, T, T), (2, T, 4)), ids=str)
-@pytest.mark.parametrize("cell", GATES)
-def test_onnxruntime(cell, D, lengths):
+@pytest.mark.parametrize("cell, options", CELLS, ids=str)
+def test_onnxruntime(cell, options, D, lengths):
     onnxruntime = pytest.importorskip("onnxruntime")
 
     def run(proto, feeds):
         session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
         return session.run(None, feeds)
 
-    compare(cell, D, torch.float32, torch.tensor(lengths), run)
+    compare(cell, options, D, torch.float32, torch.tensor(lengths), run)
 
 
 class Model(torch.nn.Module):
@@ -95,7 +96,7 @@ class Model(torch.nn.Module):
 
 
 @pytest.mark.parametrize("with_lengths", (False, True))
-@pytest.mark.parametrize("cell, options", [("LSTM", {}), ("GRU", {"bias": False}), ("RNN", {"nonlinearity": "relu"})], ids=str)
+@pytest.mark.parametrize("cell, options", [("LSTM", {}), ("GRU", {"bias": False}), ("GRU", {"reset_after": False}), ("RNN", {"nonlinearity": "relu"})], ids=str)
 def test_export(cell, options, with_lengths):
     """Our modules become ONNX' own operators, for any T and B, and onnxruntime agrees."""
     onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
