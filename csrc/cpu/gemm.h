@@ -178,9 +178,10 @@ RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int
   tile_product<MR, NV, far>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
 }
 
-// One block of rows of a panel; `next` comes after it. Tiles are of even size rather than full ones and a thin rest.
+// One block of rows of a panel; `next` comes after it. Tiles are of even size rather than full ones and a thin rest. Inlined, as its caller
+// is: a single row of a small panel takes no longer than a few calls.
 template <int NV, class T, class S>
-void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
+RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
                    const Target<T>& c) {
   constexpr int most = tile_rows(NV);
   constexpr int64_t width = NV * Vec<T>::lanes;
@@ -198,7 +199,7 @@ void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, in
 // C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them. The
 // caller's `next` panel is fetched meanwhile.
 template <int NV, class T, class S>
-void rows_product(const T* const* rows, int64_t M, const Stretches& k, const S* panel, const S* next, Target<T> c) {
+RNNK_FN void rows_product(const T* const* rows, int64_t M, const Stretches& k, const S* panel, const S* next, Target<T> c) {
   constexpr int64_t width = NV * Vec<T>::lanes;
   const bool far = M > rows_that_stream && k.count * k.length * width * int64_t(sizeof(S)) >= far_panel_bytes;
   const int64_t chain = chain_length(k.length), block = chains_of_block * chain;
