@@ -141,6 +141,7 @@ class Backward {
     for (int64_t step = chunk.end - 1; step >= chunk.begin; --step) {
       const int64_t t = task.time(step), n = task.active_rows(t);
       d_state_after(task, step, after);
+      if (C::has_cell_state && a_.d_c_out.data) add_d_cells(task, t, n);
       if (projected_) backward_through_projection(task, t, n);
       else backward_through_cell(task, t, n);
       if constexpr (C::gated_products) backward_through_gated_state(task, t, n);
@@ -202,6 +203,17 @@ class Backward {
     }
   }
 
+  // To the D(c) of time t's rows, what the caller's loss has to say of them.
+  void add_d_cells(const MemberTask& task, int64_t t, int64_t n) const {
+    const Range units = own_units(task);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t b = task.row(i);
+      const T* d_c = a_.d_c_out.at(a_.schedule, t, b) + task.d * s_.H;
+      T* carry = d_carry_[task.d] + b * Hp_;
+      for (int64_t u = units.begin; u < std::min(units.end, s_.H); ++u) carry[u] += d_c[u];
+    }
+  }
+
   // From the D(pre-activations) of the step after.
   void multiply_w_hh(const MemberTask& task, int64_t step, int64_t n) const {
     const Stretches k = gate_stretches(C::hidden_slots, plain_gates, s_.H, Hp_);
@@ -245,7 +257,7 @@ class Backward {
   // Where everything of `count` tokens lies; null where the cell has no such thing.
   template <int count>
   struct TokenRows {
-    const T *gates[count], *cell[count], *before[count], *out[count], *d_h[count], *d_out[count], *d_c_out[count];
+    const T *gates[count], *cell[count], *before[count], *out[count], *d_h[count], *d_out[count];
     T *carry[count], *slots[count], *hidden[count];
 
     RNNK_FN TokenRows(const Backward& k, const MemberTask& task, int64_t t, int64_t i) {
@@ -259,7 +271,6 @@ class Backward {
         out[j] = a.out.at(a.schedule, t, b) + task.d * k.s_.P;
         d_h[j] = k.d_h_[task.d] + b * k.d_h_stride_;
         d_out[j] = a.d_out.data ? a.d_out.at(a.schedule, t, b) + task.d * k.s_.P : nullptr;
-        d_c_out[j] = C::has_cell_state && a.d_c_out.data ? a.d_c_out.at(a.schedule, t, b) + task.d * k.s_.H : nullptr;
         carry[j] = k.d_carry_[task.d] + b * k.Hp_;
         slots[j] = k.tokens_.slots(task.chunk, token);
         hidden[j] = k.projected_ || C::gated_products ? k.tokens_.hidden(task.chunk, token) : nullptr;
@@ -289,10 +300,7 @@ class Backward {
     } else if (!C::blends_state) {
       state = W::of([&](int j) { return load_upto(rows.out[j] + u, s_.H - u); });
     }
-    W d_carry = W::of([&](int j) { return V::load(rows.carry[j] + u); });
-    if constexpr (C::has_cell_state)
-      if (rows.d_c_out[0]) d_carry = d_carry + W::of([&](int j) { return load_upto(rows.d_c_out[j] + u, s_.H - u); });
-    const auto d = CellOf<W>::vjp(saved, state, previous, d_h, d_carry);
+    const auto d = CellOf<W>::vjp(saved, state, previous, d_h, W::of([&](int j) { return V::load(rows.carry[j] + u); }));
     W::for_each([&](int j) {
       d.carry.part[j].store(rows.carry[j] + u);
       for (int k = 0; k < C::slots; ++k) d.slots[k].part[j].store(rows.slots[j] + k * Hp_ + u);

@@ -24,7 +24,6 @@ class ForwardLoop {
     T** gate_rows;          // [group_rows] where its saved gates go, if a backward pass follows
     T** carry_rows;         // [group_rows] LSTM: the c each row has reached
     T** next_carry_rows;    // [group_rows] LSTM: where this step's c goes
-    T** c_out_rows;         // [group_rows] LSTM: where it also goes, if the caller wants it
     T* x_product;           // [own panels, chunk_rows, width]
     T* h_product;           // [group_rows, width]; of one row, or with a gated state, [own panels, group_rows, width]
   };
@@ -134,7 +133,7 @@ class ForwardLoop {
     const int64_t own_panels = (panels_ + partition_.members - 1) / partition_.members;
     return {arena.take<const T*>(chunk_rows_), arena.take<const T*>(group_rows_), arena.take<T*>(group_rows_),
             arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),
-            arena.take<T*>(group_rows_),       arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
+            arena.take<T*>(group_rows_),       arena.take<T>(own_panels * chunk_rows_ * width),
             arena.take<T>((C::gated_products ? group_rows_ * own_panels : std::max(group_rows_, own_panels)) * width)};
   }
 
@@ -204,7 +203,6 @@ class ForwardLoop {
       s.out_rows[i] = a_.out.at(a_.schedule, t, task.row(i)) + task.d * s_.P;
       if (a_.gates) s.gate_rows[i] = a_.gates + token * C::saved * Hp_;
       if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : carry_[task.d] + task.row(i) * Hp_;
-      if (C::has_cell_state && a_.c_out.data) s.c_out_rows[i] = a_.c_out.at(a_.schedule, t, task.row(i)) + task.d * s_.H;
     }
     if (a_.reset.mask.data) reset_rows(task, t, n);
     const bool back = cpu::walks_back(step_bytes_, t + a_.turn);
@@ -216,6 +214,7 @@ class ForwardLoop {
         const T* x = x_product(task, p, row_of_chunk);
         for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width, s.h_product + i * width, Gates::rows_beside); });
       });
+    if (C::has_cell_state && a_.c_out.data) copy_cells(task, t, n);
     meet(task);
     if (projected_) {
       for (int64_t p = task.state_panels.begin; p < task.state_panels.end; ++p)
@@ -224,6 +223,15 @@ class ForwardLoop {
     }
     std::copy_n(s.out_rows, n, s.h_rows);
     if (C::has_cell_state) std::copy_n(s.next_carry_rows, n, s.carry_rows);
+  }
+
+  // This step's c, as the caller wants it. Not where the cell stores it: one more store there, taken or not, and gcc inlines less.
+  void copy_cells(const MemberTask& task, int64_t t, int64_t n) const {
+    const Range own = own_units(task);
+    for (int64_t i = 0; i < n; ++i) {
+      T* to = a_.c_out.at(a_.schedule, t, task.row(i)) + task.d * s_.H;
+      std::copy(task.s.next_carry_rows[i] + own.begin, task.s.next_carry_rows[i] + own.end, to + own.begin);
+    }
   }
 
   // Of a single row: all its products first, for a panel's cells have no other row to run beside, but they have other panels. Not
@@ -279,7 +287,6 @@ class ForwardLoop {
         const int64_t u = unit(j);
         store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);
         if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[row(j)] + u);
-        if (C::has_cell_state && a_.c_out.data) store_upto(next.carry.part[j], s.c_out_rows[row(j)] + u, s_.H - u);
         if (!a_.gates) return;
         for (int k = 0; k < C::saved; ++k) next.saved[k].part[j].store(s.gate_rows[row(j)] + k * Hp_ + u);
       });

@@ -256,6 +256,17 @@ void test_choice() {
   is(choice(nullptr, 64, __half{}, false, 100000), "R0", "a large batch"), is(choice(nullptr, 64, __half{}, false, 8, true), "R0", "a projection");
   is(choice("R0", 64, __half{}, false), "R0", "R0 forced"), is(choice("R1", 64, __half{}, false, 100000), "R1", "R1 forced");
   is(choice("R1", 129, __half{}, false), "none", "too large for R1"), is(choice("R1", 64, 0.f, false), "none", "f32 for R1");
+  setenv("RNNKERNELS_CUDA_REGIME", "", 1);
+  const auto with = [](auto change) {
+    cuda::ForwardArgs<__half> args{};
+    args.shape = {4, 8, 32, 3, 64, 64, 1};
+    change(args);
+    return std::string(cuda::regime_names[int(*cuda::choose(cuda::Layer(args)))]);
+  };
+  bool mask;
+  __half cells_out;
+  is(with([](auto&) {}), "R1", "nothing else"), is(with([&](auto& a) { a.reset.mask = &mask; }), "R0", "resets");
+  is(with([&](auto& a) { a.c_out = &cells_out; }), "R0", "cells"), is(with([](auto& a) { a.cell = Cell::gru_reset_before; }), "R0", "a gated state");
   is(choice("", 64, __half{}, false), "R1", "an empty word"), is(choice("r1", 64, __half{}, false), "none", "no regime");
 }
 

@@ -74,9 +74,10 @@ MUTANTS = [
     # The c of every step.
     Mutant("cells: both directions in the first one's columns", FORWARD, "a_.c_out.at(a_.schedule, t, task.row(i)) + task.d * s_.H",
            "a_.c_out.at(a_.schedule, t, task.row(i)) + 0 * task.d"),
-    Mutant("cells: h for c", FORWARD, "store_upto(next.carry.part[j], s.c_out_rows", "store_upto(next.h.part[j], s.c_out_rows"),
-    Mutant("cells: their gradient is dropped", BACKWARD, "if (rows.d_c_out[0]) d_carry", "if (rows.d_c_out[0] == rows.out[0]) d_carry"),
-    Mutant("cells: the gradient of one row for two", BACKWARD, "load_upto(rows.d_c_out[j] + u", "load_upto(rows.d_c_out[0 * j] + u"),
+    Mutant("cells: those before the step", FORWARD, "std::copy(task.s.next_carry_rows[i] + own.begin, task.s.next_carry_rows[i] + own.end, to",
+           "std::copy(task.s.carry_rows[i] + own.begin, task.s.carry_rows[i] + own.end, to"),
+    Mutant("cells: their gradient replaces D(c) of the step after", BACKWARD, "carry[u] += d_c[u];", "carry[u] = d_c[u];"),
+    Mutant("cells: their gradient one step late", BACKWARD, "add_d_cells(task, t, n);\n      if", "add_d_cells(task, task.time(std::max<int64_t>(step - 1, 0)), n);\n      if"),
     # The simple network's.
     Mutant("RNN: relu leaks", RNN, "select(a < V(0), V(0), a)", "select(a < V(0), V(0.001) * a, a)"),
     Mutant("RNN: relu's gradient ignores the sign", RNN, "select(y <= V(0), V(0), d)", "select(y <= V(0), d, d)"),
