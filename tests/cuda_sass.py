@@ -1,8 +1,8 @@
 """Whether the time loops of the persistent kernels keep to the chip, by their machine code.
 
-    python tests/cuda_sass.py OBJECT ...      objects or cubins of csrc/cuda/persistent_*.cu
+    python tests/cuda_sass.py OBJECT ...      objects or cubins of csrc/cuda/persistent_*.cu, cluster_*.cu
 
-In a *_loop_kernel nothing may go to local memory, and the loop over the steps (from the target of the outermost jump
+In a *_loop_kernel or *_cluster_kernel nothing may go to local memory, and the loop over the steps (from the target of the outermost jump
 back over its tensor-core instructions to that jump) may load no more from global memory than its inputs: weights are
 read before it. Needs cuobjdump (the environment's CUOBJDUMP, or in the PATH). Exits 1 if a kernel does otherwise.
 """
@@ -37,11 +37,15 @@ class Kernel:
 
     @property
     def most_loads(self):
-        """Of two steps of two rows: a cell's inputs as single values and as vectors, and the packed table twice."""
-        cell, octets = re.search(r"(Lstm|Gru|Rnn)<", self.name)[1], int(re.search(r"Tiling<\d+, (\d+)>", self.name)[1])
+        """Of two steps of a thread's rows: a cell's inputs as single values and as vectors, and the packed table twice."""
+        cell = re.search(r"(Lstm|Gru|Rnn)<", self.name)[1]
+        if "_cluster_kernel" in self.name:
+            rows = units = 2 if cell == "Rnn" else 1
+        else:
+            rows, units = 2, int(re.search(r"Tiling<\d+, (\d+)>", self.name)[1])
         # Backward beside the gates: d_out, the state before, and that at the first step.
-        inputs = GATES[cell] if "forward_loop" in self.name else SAVED[cell] + 3
-        return 2 * 2 * inputs * (octets + 1) + 2 * 2
+        inputs = GATES[cell] if "forward_" in self.name else SAVED[cell] + 3
+        return 2 * rows * inputs * (units + 1) + 2 * 2
 
     def faults(self):
         local = sum(bool(re.search(r"\b(LDL|STL)\b", text)) for _, text in self.code)
@@ -60,8 +64,8 @@ def kernels(path):
     for part in re.split(r"^(?=\s+Function : |Fatbin )", dump, flags=re.MULTILINE):
         if found := re.search(r"^arch = (\w+)", part, re.MULTILINE):
             card = found[1]
-        name = re.match(r"\s+Function : .*?(\w+_loop_kernel<.*>)\(", part)
-        if name:
+        name = re.match(r"\s+Function : .*?(\w+_(?:loop|cluster)_kernel<.*>)\(", part)
+        if name and "HMMA" in part:  # a cluster's kernel is empty before sm_90
             code = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", part, re.MULTILINE)
             yield Kernel(name[1], card, tuple((int(at, 16), text) for at, text in code))
 

@@ -86,6 +86,22 @@ def test_recompute(cell):
                 assert_close(result, value, theirs[name], f"{case}: {name}")
 
 
+# The persistent kernels. R1, and R2 with one rank, a few and the most; the last one holds 700 units forward only, and is not forced.
+
+
+@pytest.mark.parametrize("regime, H", [("R1", 60), ("R2", 17), ("R2", 72), ("R2", 250), ("R2", 500), (None, 700)])
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_regimes(cell, dtype, regime, H, monkeypatch):
+    if regime == "R2" and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("a card without clusters")
+    if regime:
+        monkeypatch.setenv("RNNKERNELS_CUDA_REGIME", regime)
+    with tf32(cudnn=True):
+        for layout in LAYOUTS[:4]:
+            check(Case(cell, dtype, T=30, B=19, I=40, H=H, D=2, layout=layout))
+
+
 # What torch.nn does not have.
 
 

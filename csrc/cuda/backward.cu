@@ -8,8 +8,8 @@
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
 // step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
 // Budget: no shared memory; at most 52 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_backward.cu) takes the steps of
-// a chunk out of its hands.
+// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_backward.cu) and R2
+// (cluster_backward.cu) take the steps of a chunk out of its hands.
 #include "cuda/cells.h"
 #include "cuda/gradients.h"
 #include "cuda/persistent.h"
@@ -225,9 +225,9 @@ class Backward {
   const bool projected_, recomputes_;
   Arena arena_;
   const SideBySide<T> w_hh_, w_hr_;  // R0
-  const FirstTokens first_;          // R1
-  V *d_h_, *d_hidden_, *d_carry_;  // [D, B, P], [D, B, H], [D, B, H]
-  V *d_reset_h_, *d_reset_c_;      // [D, B, P], [D, B, H], where wanted
+  const FirstTokens first_;          // R1, R2
+  V *d_h_, *d_hidden_, *d_carry_;    // [D, B, P], [D, B, H], [D, B, H]
+  V *d_reset_h_, *d_reset_c_;        // [D, B, P], [D, B, H], where wanted
   const int64_t steps_;
   TokenBuffers<T> tokens_;
   Recompute<T> recompute_;
@@ -246,7 +246,7 @@ class Backward {
         arena_(workspace, 256),
         w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
         w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
-        first_(arena_, s_, args.steps, regime == Regime::r1),
+        first_(arena_, s_, args.steps, regime != Regime::r0),
         d_h_(arena_.take<V>(s_.D * s_.B * s_.P)),
         d_hidden_(projected_ || C::gated_products ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
         d_carry_(C::has_cell_state || C::blends_state ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
@@ -266,7 +266,7 @@ class Backward {
     for (Chunk c{s_.T, s_.T}; c.begin > 0 && queue.error() == cudaSuccess;) {
       c = {std::max<int64_t>(0, c.begin - steps_), c.begin};
       for (int d = 0; d < s_.D; ++d) prepare(queue, d, c);
-      if (regime_ == Regime::r1) run_steps(queue, c);
+      if (regime_ != Regime::r0) run_steps(queue, c);
       else for (int64_t i = c.end - 1; i >= c.begin; --i) go_back(queue, c, i);
       gradients_.enqueue(queue, c);
     }
@@ -304,7 +304,7 @@ class Backward {
       loop.slot_row[d] = d * tokens_.capacity - timeline_.tokens(timeline_.times(d, c)).first;
       loop.gate_row[d] = recomputes_ ? loop.slot_row[d] : d * s_.N;
     }
-    if constexpr (has_loop<T> && !C::gated_products) run_loop(queue, a_, loop);
+    if constexpr (has_loop<T> && !C::gated_products) regime_ == Regime::r1 ? run_loop(queue, a_, loop) : run_cluster_loop(queue, a_, loop);
   }
 
   BackwardStep<T> step(const Chunk& c, int64_t i) const {

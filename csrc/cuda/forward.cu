@@ -7,8 +7,8 @@
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row that has ended, or not begun, writes
 // zero to out and keeps its state.
 // Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_forward.cu) takes the steps of a
-// chunk out of its hands.
+// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_forward.cu) and R2
+// (cluster_forward.cu) take the steps of a chunk out of its hands.
 #include "arena.h"
 #include "cuda/cells.h"
 #include "cuda/convert.h"
@@ -147,7 +147,7 @@ class Forward {
   const int64_t columns_, steps_, chunk_tokens_;
   Arena arena_;
   const SideBySide<T> w_hh_, w_hr_;  // R0
-  const FirstTokens first_;          // R1
+  const FirstTokens first_;          // R1, R2
   V *x_products_, *h_products_ = nullptr;  // [D, chunk_tokens, G * H]; R0: [D, B, G * H]
   V* c_ = nullptr;               // [D, B, H]
   T *hidden_ = nullptr, *states_ = nullptr;
@@ -164,7 +164,7 @@ class Forward {
         arena_(workspace, 256),
         w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
         w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
-        first_(arena_, s_, args.steps, regime == Regime::r1) {
+        first_(arena_, s_, args.steps, regime != Regime::r0) {
     x_products_ = arena_.take<V>(s_.D * chunk_tokens_ * columns_);
     if (regime == Regime::r0) h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
     if (C::has_cell_state) c_ = arena_.take<V>(s_.D * s_.B * s_.H);
@@ -181,7 +181,7 @@ class Forward {
     for (Chunk c{0, 0}; c.end < s_.T && queue.error() == cudaSuccess;) {
       c = {c.end, std::min(c.end + steps_, s_.T)};
       for (int d = 0; d < s_.D; ++d) multiply_x(queue, d, timeline_.tokens(timeline_.times(d, c)));
-      if (regime_ == Regime::r1) run_steps(queue, c);
+      if (regime_ != Regime::r0) run_steps(queue, c);
       else for (int64_t i = c.begin; i < c.end; ++i) advance(queue, c, i);
     }
   }
@@ -195,7 +195,7 @@ class Forward {
   void run_steps(Queue& queue, const Chunk& c) const {
     ForwardLoop<T> loop{c, first_.table(), x_products_, {}, c_};
     for (int d = 0; d < s_.D; ++d) loop.x_row[d] = d * chunk_tokens_ - timeline_.tokens(timeline_.times(d, c)).first;
-    if constexpr (has_loop<T> && !C::gated_products) run_loop(queue, a_, loop);
+    if constexpr (has_loop<T> && !C::gated_products) regime_ == Regime::r1 ? run_loop(queue, a_, loop) : run_cluster_loop(queue, a_, loop);
   }
 
   ForwardStep<T> step(const Chunk& c, int64_t i) const {

@@ -21,31 +21,55 @@ struct LaunchShape {
 #else
 namespace rnnk::cuda {
 
-template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream, Arguments&&... arguments) {
-  if (shape.shared_bytes > 48 * 1024)
-    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes))) return error;
-  if (shape.cluster > 8)
-    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) return error;
+// A LaunchShape as the runtime takes it.
+struct LaunchConfig {
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  if (shape.cluster > 1) {
-    cudaLaunchAttribute& a = attributes[config.numAttrs++];
-    a.id = cudaLaunchAttributeClusterDimension;
-    a.val.clusterDim.x = unsigned(shape.cluster);
-    a.val.clusterDim.y = a.val.clusterDim.z = 1;
+
+  LaunchConfig(const LaunchShape& shape, cudaStream_t stream) {
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    if (shape.cluster > 1) {
+      cudaLaunchAttribute& a = attributes[config.numAttrs++];
+      a.id = cudaLaunchAttributeClusterDimension;
+      a.val.clusterDim.x = unsigned(shape.cluster);
+      a.val.clusterDim.y = a.val.clusterDim.z = 1;
+    }
+    if (shape.cooperative) {
+      cudaLaunchAttribute& a = attributes[config.numAttrs++];
+      a.id = cudaLaunchAttributeCooperative;
+      a.val.cooperative = 1;
+    }
   }
-  if (shape.cooperative) {
-    cudaLaunchAttribute& a = attributes[config.numAttrs++];
-    a.id = cudaLaunchAttributeCooperative;
-    a.val.cooperative = 1;
-  }
-  return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+  LaunchConfig(const LaunchConfig&) = delete;
+};
+
+// What a kernel must be told before it may have more than any card gives.
+template <class... Parameters>
+cudaError_t allow(void (*kernel)(Parameters...), const LaunchShape& shape) {
+  if (shape.shared_bytes > 48 * 1024)
+    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes))) return error;
+  return shape.cluster > 8 ? cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) : cudaSuccess;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream, Arguments&&... arguments) {
+  if (const cudaError_t error = allow(kernel, shape)) return error;
+  const LaunchConfig launch(shape, stream);
+  return cudaLaunchKernelEx(&launch.config, kernel, Parameters(arguments)...);
+}
+
+// How many of its clusters the current device has room for at once: 0 where it takes none.
+template <class... Parameters>
+int resident_clusters(void (*kernel)(Parameters...), const LaunchShape& shape) {
+  const LaunchConfig launch(shape, nullptr);
+  int count = 0;
+  if (!allow(kernel, shape) && !cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config)) return count;
+  cudaGetLastError();  // or the next call of somebody else reports it
+  return 0;
 }
 
 // The block's dynamic shared memory.

@@ -1,4 +1,4 @@
-// R1: the steps of a chunk in one launch, between the products of forward.cu and backward.cu.
+// R1 and R2: the steps of a chunk in one launch, between the products of forward.cu and backward.cu.
 #pragma once
 #include "arena.h"
 #include "cuda/queue.h"
@@ -33,6 +33,8 @@ struct ForwardLoop {
 };
 template <class T>
 void run_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop);
+template <class T>
+void run_cluster_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop);
 
 // A chunk of the backward pass: d_h and d_carry go from those of the chunk after to those of the chunk before; the slots to `tokens`.
 // d_h0 is written after the first chunk, of rows that ran.
@@ -47,5 +49,7 @@ struct BackwardLoop {
 };
 template <class T>
 void run_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop);
+template <class T>
+void run_cluster_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop);
 
 }  // namespace rnnk::cuda

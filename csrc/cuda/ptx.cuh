@@ -9,6 +9,17 @@
 #include <cstdint>
 #include <type_traits>
 
+namespace rnnk::cuda::ptx {
+
+// Whether the code is for sm_90 or a later card; the host tests play one.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool sm90 = false;
+#else
+constexpr bool sm90 = true;
+#endif
+
+}  // namespace rnnk::cuda::ptx
+
 #ifndef __CUDACC__
 #include <cuda_host/mma.h>
 #include <cuda_host/ptx.h>
@@ -24,6 +35,12 @@
 namespace rnnk::cuda::ptx {
 
 __device__ inline uint32_t shared_address(const void* shared) { return uint32_t(__cvta_generic_to_shared(shared)); }
+
+// The same number, which the compiler takes for another one: what follows from it is computed where it is needed, and fills no registers between.
+__device__ inline int fresh(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 // --- Words in global memory that blocks tell each other something with (ld, st, red: "Memory Consistency Model").
 
@@ -73,10 +90,11 @@ __device__ inline void cluster_wait() { RNNK_SM90(asm volatile("barrier.cluster.
 // An address in bytes in the shared memory of any block of the cluster.
 using ClusterAddress = uint32_t;
 
-// Where the block of `rank` has what this block has at `shared`.
+// Where the block of `rank` has what this block has at `shared`; distances there are those here. Volatile, or the compiler keeps a register
+// for each rank that a loop sends to.
 __device__ inline ClusterAddress cluster_address(const void* shared, unsigned rank) {
   ClusterAddress address = 0;
-  RNNK_SM90(asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank)));
+  RNNK_SM90(asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank)));
   return address;
 }
 __device__ inline void store_cluster(ClusterAddress to, uint32_t value) {

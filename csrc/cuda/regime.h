@@ -1,4 +1,4 @@
-// Which way a layer is computed. docs/cuda.md has the regimes; tilings.h what R1 can hold.
+// Which way a layer is computed. docs/cuda.md has the regimes; tilings.h what R1 and R2 can hold.
 #pragma once
 #include <cstdlib>
 #include <cstring>
@@ -10,8 +10,8 @@
 
 namespace rnnk::cuda {
 
-enum class Regime { r0, r1 };
-constexpr const char* regime_names[] = {"R0", "R1"};
+enum class Regime { r0, r1, r2 };
+constexpr const char* regime_names[] = {"R0", "R1", "R2"};
 
 // What the choice depends on.
 struct Layer {
@@ -32,37 +32,56 @@ struct Layer {
         backward(backward) {}
 };
 
-// The largest H of R1.
+// The largest H of R1 and of R2.
+template <class T, class Lists>
+constexpr int64_t largest_units(bool backward) {
+  return backward ? capacity<T>(typename Lists::Backward{}) : capacity<T>(typename Lists::Forward{});
+}
 template <class T, int gates>
-constexpr int64_t r1_units(bool backward) {
-  using List = Tilings<gates, sizeof(T)>;
-  return backward ? capacity<T>(typename List::Backward{}) : capacity<T>(typename List::Forward{});
+constexpr int64_t largest_units(Regime regime, bool backward) {
+  return regime == Regime::r1 ? largest_units<T, Tilings<gates, sizeof(T)>>(backward)
+                              : largest_units<T, ClusterTilings<(gates > 1), sizeof(T)>>(backward);
 }
 template <class T>
-constexpr int64_t r1_units(Cell cell, bool backward) {
+constexpr int64_t largest_units(Regime regime, Cell cell, bool backward) {
   const int gates = gate_count(cell);
-  return gates == 4 ? r1_units<T, 4>(backward) : gates == 3 ? r1_units<T, 3>(backward) : r1_units<T, 1>(backward);
+  return gates == 4   ? largest_units<T, 4>(regime, backward)
+         : gates == 3 ? largest_units<T, 3>(regime, backward)
+                      : largest_units<T, 1>(regime, backward);
 }
 
-// R1 needs sm_80 for its mma, as all that we build for has; clusters and more are for those after it.
+// How many of R2's clusters the current device has room for at once, of the kernel that takes H units; 0 where it takes none. The type has_loop.
+// Asked once a kernel and device. cluster_forward.cu, cluster_backward.cu.
+int forward_clusters(Cell cell, Type type, int64_t H);
+int backward_clusters(Cell cell, Type type, int64_t H);
+
+inline int64_t tiles_of_rows(const Layer& p) { return (p.shape.B + 7) / 8 * p.shape.D; }
+inline int resident_tiles(const Layer& p) { return (p.backward ? backward_clusters : forward_clusters)(p.cell, p.type, p.shape.H); }
+
+// R1 needs sm_80 for its mma, as all that we build for has; R2 a card that has clusters, and room for one.
 inline bool fits(Regime regime, const Layer& p) {
   if (regime == Regime::r0) return true;
   if (p.resets || p.with_cells || gated_count(p.cell)) return false;
   if (p.projected || p.type == Type::f64 || (p.type == Type::f32 && !p.tf32)) return false;
   if (p.shape.T * p.shape.B * p.shape.D > std::numeric_limits<int>::max()) return false;  // tokens, chunk after chunk of two directions
-  return p.shape.H <= (p.type == Type::f32 ? r1_units<float>(p.cell, p.backward) : r1_units<__half>(p.cell, p.backward));
+  const auto most = p.type == Type::f32 ? largest_units<float> : largest_units<__half>;
+  return p.shape.H <= most(regime, p.cell, p.backward) && (regime != Regime::r2 || resident_tiles(p) > 0);
 }
 
-// Whether R1 is the faster one, by the model until a card has measured it: at most 1.4 us a step for a CTA, of which some 100 run at once; R0 takes
-// at least 4.
-inline bool pays(const Layer& p) { return (p.shape.B + 7) / 8 * p.shape.D <= 200; }
+// Whether it is the faster one, by the model until a card has measured it. R0 takes at least 4 us a step. R1: at most 1.4 us for a tile of 8 rows,
+// of which some 100 run at once. R2: at most 1.2 us, at 768 units, and some 10 us to load the weights.
+inline bool pays(Regime regime, const Layer& p) {
+  if (regime == Regime::r1) return tiles_of_rows(p) <= 200;
+  return p.shape.T >= 8 && tiles_of_rows(p) <= 3 * resident_tiles(p);
+}
 
-// The environment's RNNKERNELS_CUDA_REGIME (R0 or R1) forces one; nothing where it is another word or a regime that does not fit.
+// The environment's RNNKERNELS_CUDA_REGIME (R0, R1 or R2) forces one; nothing where it is another word or a regime that does not fit.
 inline std::optional<Regime> choose(const Layer& p) {
   const char* forced = std::getenv("RNNKERNELS_CUDA_REGIME");
-  if (!forced || !*forced) return fits(Regime::r1, p) && pays(p) ? Regime::r1 : Regime::r0;
-  for (const Regime regime : {Regime::r0, Regime::r1})
-    if (!std::strcmp(forced, regime_names[int(regime)]) && fits(regime, p)) return regime;
+  const bool free = !forced || !*forced;
+  for (const Regime regime : {Regime::r1, Regime::r2, Regime::r0})
+    if (free ? regime == Regime::r0 || (fits(regime, p) && pays(regime, p)) : !std::strcmp(forced, regime_names[int(regime)]) && fits(regime, p))
+      return regime;
   return {};
 }
 

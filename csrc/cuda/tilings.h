@@ -1,12 +1,13 @@
-// R1's template parameters: for each cell and width of type a few tilings, by rising H. The last one is the capacity, set by registers:
-// a thread may have at most 255 of them with up to 8 warps, 168 with up to 12, and `nvcc -Xptxas -v` must show no spills.
+// R1's and R2's template parameters: for each cell and width of type a few tilings, by rising H. The last one is the capacity, set by
+// registers (R2: and shared memory): a thread may have at most 255 of them with up to 8 warps, 168 with up to 12, and `nvcc -Xptxas -v` must
+// show no spills.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace rnnk::cuda {
 
-// H is padded to `k_tiles` tiles of 32 bytes; a warp owns `octets` times 8 units.
+// R1. H is padded to `k_tiles` tiles of 32 bytes; a warp owns `octets` times 8 units.
 template <int k_tiles_, int octets_>
 struct Tiling {
   static constexpr int k_tiles = k_tiles_, octets = octets_;
@@ -15,6 +16,20 @@ template <class T, class Tiles>
 constexpr int units_of = Tiles::k_tiles * 32 / int(sizeof(T));
 template <class T, class Tiles>
 constexpr int most_threads = units_of<T, Tiles> / (8 * Tiles::octets) * 32;
+
+// R2. H is padded to `k_tiles` tiles of 32 bytes; a CTA owns at most `units`. Of W_hh a thread keeps `registers` words, the rest of a
+// CTA's part lies in shared memory.
+template <int k_tiles_, int units_, int registers_>
+struct ClusterTiling {
+  static constexpr int k_tiles = k_tiles_, units = units_, registers = registers_;
+};
+template <class T, class Tiles>
+constexpr int most_ranks = units_of<T, Tiles> / Tiles::units;
+// A warp's 16 rows of W_hh are 4 gates of 4 units, the GRU's last one zero, or the one gate of 16 units.
+template <int gates>
+constexpr int warp_units = gates == 1 ? 16 : 4;
+template <int gates, class Tiles>
+constexpr int most_cluster_threads = Tiles::units / warp_units<gates> * 32;
 
 template <class... Tiles>
 struct TilingList {};
@@ -51,6 +66,25 @@ template <>
 struct Tilings<1, 4> {
   using Forward = TilingList<Tiling<8, 2>, Tiling<16, 2>, Tiling<24, 2>>;  // 4, 8, 12
   using Backward = Forward;
+};
+
+// By whether there are several gates, and sizeof(T). The numbers of warps and the largest ones of ranks stand behind.
+template <bool gated, size_t bytes>
+struct ClusterTilings;
+template <>
+struct ClusterTilings<true, 2> {
+  using Forward = TilingList<ClusterTiling<16, 32, 128>, ClusterTiling<32, 32, 128>, ClusterTiling<48, 48, 64>>;  // 8, 8, 12; 8, 16, 16
+  using Backward = TilingList<ClusterTiling<16, 32, 128>, ClusterTiling<32, 32, 80>>;                             // 8; 8, 16
+};
+template <>
+struct ClusterTilings<true, 4> {
+  using Forward = TilingList<ClusterTiling<16, 32, 128>, ClusterTiling<32, 32, 128>, ClusterTiling<64, 32, 128>>;  // 8; 4, 8, 16
+  using Backward = Forward;
+};
+template <size_t bytes>
+struct ClusterTilings<false, bytes> {
+  using Forward = TilingList<ClusterTiling<32, 64, 128>, ClusterTiling<64, 64, 128>>;  // 4; 8, 16, of 4 bytes 4, 8
+  using Backward = TilingList<ClusterTiling<32, 64, 128>, ClusterTiling<64, 64, 16 * int(bytes)>>;
 };
 
 // The largest H.

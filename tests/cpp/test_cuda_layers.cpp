@@ -2,7 +2,7 @@
 // and each of the gradients; the same bits for any order of threads and any size of chunks; built with AddressSanitizer, that they touch
 // nothing but their arrays (cuda_layers.h). Links csrc/cuda/*.cu as C++, no torch, no CUDA.
 //
-//   test_cuda_layers TYPE [REGIME]      f64 f32 tf32 bf16 f16; R0 R1
+//   test_cuda_layers TYPE [REGIME]      f64 f32 tf32 bf16 f16; R0 R1 R2
 #include "cuda/queue.h"
 #include "cuda/regime.h"
 #include "cuda_layers.h"
@@ -160,6 +160,28 @@ void test_failures(const Case& c) {
   for (int i = 0; i < backwards.calls; ++i) fails(i, [&](Loop& loop) { return backward(p, in, saved, g, loop); });
 }
 
+// The same bits in any order of threads and messages.
+template <class T>
+void test_orders(const Case& c) {
+  const Problem<double> p = draw<T>(c);
+  const Expected expected = on_card(expect(p), c);
+  const std::string name = std::string(type_name<T>) + " " + c.name() + " in any order";
+  const Inputs<T> in(p);
+  Loop loop;
+  Saved<T> o, again;
+  Gradients<T> g, g_again;
+  for (int seed = 0; seed < 4; ++seed) {
+    cuda_host::set_seed(uint64_t(10 + seed));
+    check(forward(p, in, again, loop) == cudaSuccess && backward(p, in, again, g_again, loop) == cudaSuccess, "%s: failed", name.c_str());
+    if (seed) {
+      check_same(name, o, again), check_same(name, g, g_again);
+    } else {
+      compare(name, expected, read(o = again, p), tolerance<T>(p, expected));
+      compare(name, expected, read(g = g_again, p), tolerance<T>(p, expected));
+    }
+  }
+}
+
 struct Sizes {
   int64_t T, B, I, H;
 };
@@ -238,24 +260,45 @@ void test_tilings() {
       }
 }
 
+// R2: two and four ranks, and more, with the weights of one part of K in shared memory; two tiles of rows; rows that end early.
+template <class T>
+void test_clusters() {
+  constexpr int words = int(sizeof(T)) / 2;
+  for (Cell cell : cells)
+    for (Layout layout : {Layout::lengths, Layout::packed})
+      for (int64_t H : {40, 100}) test_case<T>({cell, 4, H == 40 ? 9 : 2, 2, cell < Cell::rnn_tanh ? H : 2 * H / words, 0, 2 - int(H > 40), layout});
+  test_orders<T>({Cell::lstm, 6, 9, 2, 72, 0, 2, Layout::lengths});
+  test_orders<T>({Cell::gru, 6, 3, 2, 72, 0, 1, Layout::packed});
+  test_orders<T>({Cell::rnn_tanh, 6, 3, 2, 140, 0, 1, Layout::packed});
+  test_orders<T>({Cell::lstm, 2, 2, 2, 260 / words, 0, 1, Layout::packed});  // more shapes than these take minutes here
+  if (!std::is_same_v<T, __half>) test_orders<T>({Cell::gru, 2, 2, 2, 520 / words, 0, 1, Layout::packed});
+  if (!std::is_same_v<T, __half>) test_orders<T>({Cell::rnn_relu, 2, 2, 2, 520 / words, 0, 1, Layout::packed});
+}
+
 // Which regime is chosen, and that a forced one that does not fit is refused.
 void test_choice() {
-  const auto choice = [](const char* forced, int64_t H, auto type, bool allow_tf32, int64_t B = 8, bool projected = false) {
+  const auto choice = [](const char* forced, int64_t H, auto type, bool allow_tf32, int64_t B = 8, bool projected = false, int64_t T_ = 8) {
     using T = decltype(type);
     forced ? setenv("RNNKERNELS_CUDA_REGIME", forced, 1) : unsetenv("RNNKERNELS_CUDA_REGIME");
     cuda::ForwardArgs<T> args{};
-    args.shape = {4, B, 4 * B, 3, H, H, 1}, args.tf32 = allow_tf32, args.weights[0].w_hr = projected ? &type : nullptr;
+    args.shape = {T_, B, T_ * B, 3, H, H, 1}, args.tf32 = allow_tf32, args.weights[0].w_hr = projected ? &type : nullptr;
     const auto regime = cuda::choose(cuda::Layer(args));
     return regime ? std::string(cuda::regime_names[int(*regime)]) : std::string("none");
   };
   const auto is = [](const std::string& chosen, const char* expected, const char* what) {
     check(chosen == expected, "%s: %s, expected %s", what, chosen.c_str(), expected);
   };
-  is(choice(nullptr, 128, __half{}, false), "R1", "f16"), is(choice(nullptr, 129, __half{}, false), "R0", "f16, too large");
+  const __half half{};
+  is(choice(nullptr, 128, half, false), "R1", "f16"), is(choice(nullptr, 129, half, false), "R2", "f16, too large for R1");
+  is(choice(nullptr, 768, half, false), "R2", "f16"), is(choice(nullptr, 769, half, false), "R0", "f16, too large for R2");
+  is(choice(nullptr, 129, half, false, 8, false, 2), "R0", "few steps");
   is(choice(nullptr, 64, 0.f, false), "R0", "f32"), is(choice(nullptr, 80, 0.f, true), "R1", "tf32"), is(choice(nullptr, 64, 0., true), "R0", "f64");
-  is(choice(nullptr, 64, __half{}, false, 100000), "R0", "a large batch"), is(choice(nullptr, 64, __half{}, false, 8, true), "R0", "a projection");
-  is(choice("R0", 64, __half{}, false), "R0", "R0 forced"), is(choice("R1", 64, __half{}, false, 100000), "R1", "R1 forced");
-  is(choice("R1", 129, __half{}, false), "none", "too large for R1"), is(choice("R1", 64, 0.f, false), "none", "f32 for R1");
+  is(choice(nullptr, 512, 0.f, true), "R2", "tf32"), is(choice(nullptr, 513, 0.f, true), "R0", "tf32, too large for R2");
+  is(choice(nullptr, 64, half, false, 100000), "R0", "a large batch"), is(choice(nullptr, 64, half, false, 8, true), "R0", "a projection");
+  is(choice(nullptr, 512, half, false, 192), "R2", "as many rows as pay"), is(choice(nullptr, 512, half, false, 193), "R0", "more rows than pay");
+  is(choice("R0", 64, half, false), "R0", "R0 forced"), is(choice("R1", 64, half, false, 100000), "R1", "R1 forced");
+  is(choice("R2", 64, half, false, 100000, false, 1), "R2", "R2 forced"), is(choice("R2", 64, 0.f, false), "none", "f32 for R2");
+  is(choice("R1", 129, half, false), "none", "too large for R1"), is(choice("R1", 64, 0.f, false), "none", "f32 for R1");
   setenv("RNNKERNELS_CUDA_REGIME", "", 1);
   const auto with = [](auto change) {
     cuda::ForwardArgs<__half> args{};
@@ -267,7 +310,12 @@ void test_choice() {
   __half cells_out;
   is(with([](auto&) {}), "R1", "nothing else"), is(with([&](auto& a) { a.reset.mask = &mask; }), "R0", "resets");
   is(with([&](auto& a) { a.c_out = &cells_out; }), "R0", "cells"), is(with([](auto& a) { a.cell = Cell::gru_reset_before; }), "R0", "a gated state");
-  is(choice("", 64, __half{}, false), "R1", "an empty word"), is(choice("r1", 64, __half{}, false), "none", "no regime");
+  is(choice("", 64, half, false), "R1", "an empty word"), is(choice("r1", 64, half, false), "none", "no regime");
+  cudaSetDevice(1);
+  is(choice(nullptr, 512, half, false), "R0", "a card without clusters"), is(choice("R2", 512, half, false), "none", "R2 without clusters");
+  cudaSetDevice(2);
+  is(choice(nullptr, 256, half, false), "R2", "8 ranks"), is(choice(nullptr, 257, half, false), "R0", "a card that takes no 16 ranks");
+  cudaSetDevice(0);
 }
 
 int main(int count, char** words) {
@@ -276,8 +324,9 @@ int main(int count, char** words) {
   setenv("RNNKERNELS_CUDA_REGIME", regime.c_str(), 1);
   tf32 = type == "tf32";
   const auto test = [&](auto zero) {
-    test_type<decltype(zero)>();
     if (regime == "R1") test_tilings<decltype(zero)>();
+    if (regime == "R2") test_clusters<decltype(zero)>();
+    test_type<decltype(zero)>();
   };
   if (type == "f64") test(0.), test_large();
   if (type == "f32" || tf32) test(0.f);

@@ -84,12 +84,23 @@ inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
+// The newest card that we write for, with few multiprocessors; one that is older; one whose clusters are small.
+namespace cuda_host {
+struct Card {
+  int major, largest_cluster;
+};
+constexpr Card cards[] = {{9, 16}, {8, 1}, {9, 8}};
+inline int device = 0;
+}  // namespace cuda_host
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = cuda_host::device;
   return cudaSuccess;
 }
-// A card of the newest kind that we write for, with few multiprocessors.
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 8 : attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+inline cudaError_t cudaSetDevice(int device) {
+  cuda_host::device = device;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 8 : attribute == cudaDevAttrComputeCapabilityMajor ? cuda_host::cards[device].major : 0;
   return cudaSuccess;
 }

@@ -4,10 +4,18 @@
 
 namespace rnnk::cuda {
 
+inline cuda_host::GridShape grid_shape(const LaunchShape& s) { return {s.grid, s.block, s.shared_bytes, unsigned(s.cluster), s.cooperative}; }
+
+// As if there were 128 multiprocessors.
+template <class... Parameters>
+int resident_clusters(void (*)(Parameters...), const LaunchShape& shape) {
+  return cuda_host::valid(grid_shape(shape)) && shape.cluster <= cuda_host::cards[cuda_host::device].largest_cluster ? 128 / shape.cluster : 0;
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t, Arguments&&... arguments) {
   const std::tuple<Parameters...> parameters{Parameters(arguments)...};
-  const cuda_host::GridShape grid{shape.grid, shape.block, shape.shared_bytes, unsigned(shape.cluster), shape.cooperative};
+  const cuda_host::GridShape grid = grid_shape(shape);
   if (!cuda_host::valid(grid)) return cudaErrorInvalidConfiguration;
   cuda_host::run_grid(grid, [&] { std::apply(kernel, parameters); });
   return cudaSuccess;

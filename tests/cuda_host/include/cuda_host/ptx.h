@@ -12,6 +12,8 @@ namespace rnnk::cuda::ptx {
 
 using cuda_host::Location;
 
+inline int fresh(int x) { return x; }
+
 // --- Words in global memory.
 
 inline uint32_t load_acquire(const uint32_t* from, Location at = Location::here()) {
