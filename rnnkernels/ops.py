@@ -23,7 +23,7 @@ def _choose(name):
                 fallback.note("no CUDA kernels for reset= and reset_after=False yet; the slow plain-PyTorch reference runs instead")
             return slow(*args)
         if torch.compiler.is_compiling():
-            exports = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+            exports = torch.compiler.is_exporting() and onnx.exporting()
             return onnx.layer(name, *args) if exports else op(*args)
         if transforms.active():
             return transforms.layer(name, *args)

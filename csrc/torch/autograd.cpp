@@ -1,12 +1,10 @@
 // The layer ops under autograd: a C++ autograd::Function over the *_train and *_bwd ops, so that eager mode pays microseconds and
 // torch.compile traces straight through to the ops. Differentiating a gradient again goes through the *_bwd ops' own autograd
 // (rnnkernels/autograd.py).
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "torch/ops.h"
+#include "torch/plain_call.h"
 
 namespace rnnk {
 
@@ -32,7 +30,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                                 reset_c, batch_sizes, lengths, reset, recompute);
     layer.cell = Cell(cell);
     at::AutoDispatchBelowADInplaceOrView below;
-    const LayerOutputs o = call_train_op(layer);
+    const LayerOutputs o = is_plain_call(layer) ? layer_forward(layer, true) : call_train_op(layer);
 
     ctx->set_materialize_grads(false);
     ctx->saved_data["cell"] = cell;
@@ -58,6 +56,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       const int64_t needs = wanted(ctx, layer);
       if (at::GradMode::is_enabled()) return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
       at::AutoDispatchBelowADInplaceOrView below;  // spares the Python autograd of the *_bwd ops
+      if (are_plain({saved, cotangents})) return layer_backward(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
       return call_backward_op(layer, cotangents[0], cotangents[1], d_c_n, out, gates, cells, needs);
     }();
     variable_list gradients(1 + argument_count + 4);  // after `cell`, before batch_sizes, lengths, reset and recompute
@@ -95,7 +94,7 @@ LayerOutputs differentiable_layer(const Layer& l) {
   check_no_tangent(l.arguments);
   if (!requires_grad(l)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return call_op(l);
+    return is_plain_call(l) ? layer_forward(l, false) : call_op(l);
   }
   if (runs_in_float32(l[X])) return layer_in_float32(l);
   const variable_list o = LayerFunction::apply(
