@@ -63,7 +63,7 @@ def one_op(cell: str, x: torch.Tensor, weights: dict):
     h0 = x.new_zeros(1, x.shape[1], x.shape[2])
     states, projection = ([h0, h0], [None]) if cell == "LSTM" else ([h0], [])
     rest = [*projection, *[None] * 4, *projection, *[None] * len(states), None, None, None, "tanh" if cell == "RNN" else False]
-    op = getattr(torch.ops.rnnkernels, cell.lower()).default
+    op = getattr(rnnkernels.functional.ops, cell.lower())
     return lambda: op(x, *states, *weights.values(), *rest)
 
 
