@@ -27,17 +27,44 @@ MODELS = 8
 COMPILATIONS = 3
 
 
+class Nothing(torch.nn.Module):
+    """Has a layer's parameters, and returns one of them as every result: what vmap and functional_call cost by themselves."""
+
+    def __init__(self, layer: torch.nn.Module):
+        super().__init__()
+        for name, p in layer.named_parameters():
+            self.register_parameter(name, p)
+        self.lstm = isinstance(layer, torch.nn.LSTM)
+
+    def forward(self, x):
+        any_result = self.bias_ih_l0
+        return any_result, ((any_result, any_result) if self.lstm else any_result)
+
+
 def ensembles(cell: str) -> list[dict]:
-    """Eight models by one vmap over their stacked weights, and one after the other."""
+    """Eight models by one vmap over their stacked weights, by the op that it calls, and one after the other."""
     found = []
     for T, B, H, bars in ((1, 1, 64, {"loop": 3.0}), (60, 16, 64, {"torch": 3.0, "loop": 1.0})):
         ours, theirs = ([getattr(package, cell)(H, H) for _ in range(MODELS)] for package in (rnnkernels, torch.nn))
         weights, x = stack_module_state(ours)[0], torch.randn(T, B, H)
-        ensemble = vmap(lambda w: functional_call(ours[0], w, (x,)))
-        calls = {OURS: lambda: ensemble(weights), "loop": lambda: [m(x) for m in ours], "torch": lambda: [m(x) for m in theirs]}
+        nothing = Nothing(ours[0])
+        ensemble, empty = (vmap(lambda w, m=m: functional_call(m, w, (x,))) for m in (ours[0], nothing))
+        loops = {"loop": lambda: [m(x) for m in ours], "torch": lambda: [m(x) for m in theirs]}
+        contenders = {"vmap over": {OURS: lambda: ensemble(weights), **loops, "vmap of nothing": lambda: empty(weights)},
+                      "one op of": {OURS: one_op(cell, x, weights), **loops}}
         with torch.inference_mode():
-            found.append(result(f"{cell} ensemble of {MODELS} T{T} B{B} H{H}", timing.interleave(calls), bars))
+            for how, calls in contenders.items():
+                found.append(result(f"{cell} {how} {MODELS} T{T} B{B} H{H}", timing.interleave(calls), bars))
     return found
+
+
+def one_op(cell: str, x: torch.Tensor, weights: dict):
+    """A call of the op on stacked weights [MODELS, ...], as vmap makes it."""
+    h0 = x.new_zeros(1, x.shape[1], x.shape[2])
+    states, projection = ([h0, h0], [None]) if cell == "LSTM" else ([h0], [])
+    rest = [*projection, *[None] * 4, *projection, *[None] * len(states), None, None, None, "tanh" if cell == "RNN" else False]
+    op = getattr(rnnkernels.functional.ops, cell.lower())
+    return lambda: op(x, *states, *weights.values(), *rest)
 
 
 def per_sample_gradients(cell: str) -> list[dict]:

@@ -90,6 +90,8 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
          batch_sizes, lengths, reset, reset_hx, *extra, last_op=None):
     if lengths is not None:
         _check_lengths(lengths, input, batch_first, batch_sizes)
+    if input.dim() != (3 if batch_sizes is None else 2):  # the op would take a fourth for that of an ensemble
+        raise RuntimeError(f"Expected input to be {3 if batch_sizes is None else 2}-D, got {input.dim()}-D")
     _check_counts(states, params, has_biases, num_layers, bidirectional)
     _check_devices(input, states, params)
     reset_states = _reset_states(reset, reset_hx, input, states)

@@ -12,6 +12,14 @@ _GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "gru_reset_before": (1, 0, 2),
 _OPSET = 14
 
 
+def exporting():
+    """Whether torch.onnx is tracing. It tries again with Dynamo what failed once, an error of ours too, and Dynamo takes is_in_onnx_export()
+    for False: then the op itself would be exported, which ONNX does not have, and our error would be lost."""
+    from torch.onnx._internal.exporter import _flags
+
+    return torch.onnx.is_in_onnx_export() or _flags._is_onnx_exporting
+
+
 def layer(name, *args):
     """The op `name` on args, as a node. RuntimeError for what ONNX cannot express: packed sequences, projections, resets and cells."""
     if name == "lstm_with_cells":

@@ -19,7 +19,7 @@ def _choose(name):
 
     def layer(*args):
         if torch.compiler.is_compiling():
-            exports = torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+            exports = torch.compiler.is_exporting() and onnx.exporting()
             return onnx.layer(name, *args) if exports else op(*args)
         if transforms.active():
             return transforms.layer(name, *args)

@@ -1,18 +1,20 @@
-"""The layer ops under torch.func: rules for vmap, and Python autograd functions over the raw ops while grad or vjp is active.
+"""The layer ops under torch.func: rules for vmap, and Python autograd functions over the raw ops under grad and vjp.
 
-torch.func cannot enter a C++ autograd function, so these stand in for it; under vmap alone there is no need of them. Forward-mode
-derivatives and functionalize run the reference, and so do layers with resets.
+torch.func cannot enter a C++ autograd function, so these stand in for it; under vmap alone there is no need of them.
+Forward-mode derivatives and functionalize run the reference, and so do layers with resets.
 
     vmap over x, states or lengths       folded into the batch: one call
     vmap over weights, an ensemble       one call for all models, see ensemble.py
     vmap over cotangents, in jacrev      likewise: as many models with the same weights
-    vmap(grad(f)) of weights that all    one forward call, the batch folded; one backward call, each element a model with the same
-    elements share                       weights. Both for the data alone: folded as well
+    vmap(grad(f)) of weights that all    one forward call, folded; one backward call, each element a model with the same
+    elements share                       weights. Both are folded for gradients of the data alone
     vmap of a call for several models    one call for each element
 """
 
 import torch
-from torch._C._functorch import TransformType, _add_batch_dim, _unwrap_batched, get_interpreter_stack, maybe_current_level
+from torch._C._functorch import (
+    TransformType, _add_batch_dim, _unwrap_batched, get_interpreter_stack, maybe_current_level,
+)
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
@@ -71,7 +73,10 @@ def batched(run, name, V, dims, args):
 
 
 def _as_models(run, name, V, dims, args, n_cotangents=0):
-    """The V elements as an ensemble, where no element is one already. args: a layer's, after so many cotangents, and what a forward pass has saved."""
+    """The V elements as an ensemble, where no element is one already.
+
+    args: a layer's, after so many cotangents, and what a forward pass has saved.
+    """
     x, end = n_cotangents, n_cotangents + DIFFERENTIABLE[name] + 4
     ranks = [None if a is None else a.dim() - (d is not None) for a, d in zip(args[: end - 1], dims)]
     if any(d is not None for d in model_dims(name, (*ranks[x:], None), ranks[:x], rank=int)):
@@ -141,10 +146,12 @@ class Backward(torch.autograd.Function):
         batch_sizes, out = x + DIFFERENTIABLE[name], x + DIFFERENTIABLE[name] + 4
         refuse_batched_sizes(dims[batch_sizes])
         data = (*range(x, x + n_data), batch_sizes + 1)
-        folded = all(d is None for d in dims[x + n_data : batch_sizes]) and any(dims[k] is not None for k in data)  # so was forward
+        own_weights, own_data = (any(dims[k] is not None for k in ks) for ks in (range(x + n_data, batch_sizes), data))
+        folded = own_data and not own_weights  # so was forward
         saved = [a.select(d, 0) for a, d in zip(args[out + 1 :], dims[out + 1 :])] if folded else []
         if folded and not needs >> n_data:
-            gradients = Backward.apply(name, needs, *_fold(args[: out + 1], dims, V, (*range(x), *data, out), batch_sizes), *saved)
+            arguments = _fold(args[: out + 1], dims, V, (*range(x), *data, out), batch_sizes)
+            gradients = Backward.apply(name, needs, *arguments, *saved)
             gradients = [unfold(d, V) if needs >> k & 1 else d for k, d in enumerate(gradients)]
             return tuple(gradients), tuple(d.dim() - 2 if needs >> k & 1 else None for k, d in enumerate(gradients))
         if folded:
@@ -160,8 +167,9 @@ class Backward(torch.autograd.Function):
 
 
 def _saved_of_each(saved, V):
-    """Of what a folded call has saved each element's: gates [D, N * V, S, Hp] become [V, D, N, S, Hp], cells [D, N * V, Hp] likewise."""
-    return [s.expand(V, *s.shape) if s.numel() == 0 else s.unflatten(k - 3, (-1, V)).movedim(k - 3, 0) for k, s in enumerate(saved)]
+    """Of what a folded call has saved each element's: gates [D, N * V, S, Hp] become [V, D, N, S, Hp], cells likewise."""
+    each = lambda s, tokens: s.unflatten(tokens, (-1, V)).movedim(tokens, 0)
+    return [each(s, k - 3) if s.numel() else s.expand(V, *s.shape) for k, s in enumerate(saved)]
 
 
 def _fold(args, dims, V, batched, batch_sizes):

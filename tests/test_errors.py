@@ -125,6 +125,12 @@ def test_functional_refuses_a_wrong_number_of_parameters_or_states():
             rnnkernels.functional.gru(x, torch.zeros(rows, 2, 4), m._flat_weights, num_layers=2)
 
 
+@pytest.mark.parametrize("shape", ((5, 3), (1, 5, 2, 3)))
+def test_functional_refuses_input_of_another_rank(shape):
+    with pytest.raises(RuntimeError, match=f"input to be 3-D, got {len(shape)}-D"):
+        rnnkernels.functional.gru(torch.randn(shape), torch.zeros(1, 2, 4), rnnkernels.GRU(3, 4)._flat_weights)
+
+
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 

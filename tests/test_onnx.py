@@ -114,9 +114,14 @@ def test_export(cell, options, with_lengths):
             assert (a.detach() - torch.from_numpy(b)).abs().max() < 1e-5
 
 
-def test_export_refuses_what_onnx_cannot_express():
+@pytest.mark.parametrize("options, given, text", [
+    ({"proj_size": 2}, {}, "no projection"),
+    ({}, {"reset": torch.zeros(T, B, dtype=torch.bool)}, "no states that are set anew"),
+    ({}, {"return_cells": True}, "no c of every step"),
+], ids=str)
+def test_export_refuses_what_onnx_cannot_express(options, given, text):
+    """And the user reads why: the exporter tries in two ways, and reports the first one's error if the other fails, too."""
     pytest.importorskip("onnxscript")
-    with pytest.raises(torch.onnx.errors.OnnxExporterError):
-        torch.onnx.export(rnnkernels.LSTM(I, H, proj_size=2).eval(), (torch.randn(T, B, I),), dynamo=True, verbose=False)
-    with pytest.raises(torch.onnx.errors.OnnxExporterError):
-        torch.onnx.export(rnnkernels.LSTM(I, H).eval(), (torch.randn(T, B, I),), kwargs={"return_cells": True}, dynamo=True, verbose=False)
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match=f"rnnkernels: .*{text}") as raised:
+        torch.onnx.export(rnnkernels.LSTM(I, H, **options).eval(), (torch.randn(T, B, I),), kwargs=given, dynamo=True, verbose=False)
+    assert isinstance(raised.value.__cause__, RuntimeError) and text in str(raised.value.__cause__)

@@ -1,12 +1,10 @@
 // The layer ops under autograd: a C++ autograd::Function over the *_train and *_bwd ops, so that eager mode pays microseconds and
 // torch.compile traces straight through to the ops. Differentiating a gradient again goes through the *_bwd ops' own autograd
 // (rnnkernels/autograd.py).
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "torch/ops.h"
+#include "torch/plain_call.h"
 
 namespace rnnk {
 
@@ -33,7 +31,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     layer.cell = Cell(cell);
     layer.with_cells = with_cells;
     at::AutoDispatchBelowADInplaceOrView below;
-    const LayerOutputs o = call_train_op(layer);
+    const LayerOutputs o = is_plain_call(layer) ? layer_forward(layer, true) : call_train_op(layer);
 
     ctx->set_materialize_grads(false);
     ctx->saved_data["cell"] = cell;
@@ -61,6 +59,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       const int64_t needs = wanted(ctx, layer);
       if (at::GradMode::is_enabled()) return call_backward_op(layer, d_results, of_forward, needs);
       at::AutoDispatchBelowADInplaceOrView below;  // spares the Python autograd of the *_bwd ops
+      if (are_plain({saved, cotangents})) return layer_backward(layer, d_results, of_forward, needs);
       return call_backward_op(layer, d_results, of_forward, needs);
     }();
     variable_list gradients(1 + argument_count + 5);  // after `cell`, before batch_sizes, lengths, reset, recompute and with_cells
@@ -98,7 +97,7 @@ LayerOutputs differentiable_layer(const Layer& l) {
   check_no_tangent(l.arguments);
   if (!requires_grad(l)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return call_op(l);
+    return is_plain_call(l) ? layer_forward(l, false) : call_op(l);
   }
   if (runs_in_float32(l[X])) return layer_in_float32(l);
   const variable_list o = LayerFunction::apply(

@@ -6,21 +6,21 @@
 #include "cpu/team.h"
 #include "torch/device.h"
 #include "torch/eager.h"
-#include "torch/ops.h"
+#include "torch/plain_call.h"
 #include "torch/stepper.h"
 
 namespace rnnk {
 
 namespace {
 
-// Through the dispatcher, like torch.ops.rnnkernels.*, but with typed arguments.
+// Like torch.ops.rnnkernels.*, but with typed arguments, and without the dispatcher where it has nothing to add.
 template <class Op, class Signature = typename Op::Signature>
 struct Caller;
 template <class Op, class R, class... Args>
 struct Caller<Op, R(Args...)> {
   static R call(Args... args) {
     pybind11::gil_scoped_release release;
-    return op_outputs<Op>(call_op(Op::layer(args...)));
+    return op_outputs<Op>(call_layer(Op::layer(args...)));
   }
 };
 

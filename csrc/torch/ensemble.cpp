@@ -12,21 +12,15 @@ bool is_packed(const Layer& layer) { return layer.batch_sizes.defined(); }
 // Dimensions of one model's x, out and their gradients.
 int64_t rank_of_tokens(const Layer& layer) { return is_packed(layer) ? 2 : 3; }
 
-int64_t rank_of_argument(const Layer& layer, int argument) {
-  switch (argument) {
-    case X: return rank_of_tokens(layer);
-    case B_IH: case B_HH: case B_IH_R: case B_HH_R: return 1;
-    case H0: case C0: case RESET_H: case RESET_C: return 3;
-    default: return 2;
-  }
-}
+constexpr std::array<int64_t, argument_count> rank_of_argument{/*x of its own*/ -1, 3, 3, 2, 2, 1, 1, 2, 2, 2, 1, 1, 2, 3, 3};
 
 bool is_stack(const Tensor& t, int64_t rank) { return t.defined() && t.dim() == rank + 1; }
 
 // f(which, tensor, rank) for the tensors of a layer, and for what backward gets beside it.
 template <class F>
 void for_inputs(const Layer& layer, const F& f) {
-  for (int k = 0; k < argument_count; ++k) f(k, layer[k], rank_of_argument(layer, k));
+  f(X, layer[X], rank_of_tokens(layer));
+  for (int k = H0; k < argument_count; ++k) f(k, layer[k], rank_of_argument[k]);
   f(Ensemble::RESET, layer.reset, rank_of_tokens(layer) - 1);
   f(Ensemble::LENGTHS, layer.lengths, 1);
 }

@@ -53,8 +53,8 @@ struct Saved {
   Tensor out, gates, cells;
 };
 
-// Runs the layer, or all layers of an ensemble (torch/ensemble.h); `save` keeps what layer_backward needs, without the gates (an empty
-// tensor) where the layer recomputes. Throws c10::Error on anything that does not fit together.
+// Runs the layer, or all layers of an ensemble (torch/ensemble.h), likewise below; `save` keeps what layer_backward needs, without the gates
+// (an empty tensor) where the layer recomputes. Throws c10::Error on anything that does not fit together.
 LayerOutputs layer_forward(const Layer& layer, bool save);
 
 // The gradients whose bit of `needs` is set, in Argument order.

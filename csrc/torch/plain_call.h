@@ -1,0 +1,31 @@
+// Calls of an op for which the dispatcher has no other work than to find the kernel: C++ makes them itself. A way through the dispatcher costs a
+// fifth of a short step, and a call under autograd goes it twice.
+#pragma once
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
+
+#include "torch/ops.h"
+
+namespace rnnk {
+
+// Whether nobody else is to see a call on the tensors, some of them undefined: no profiler, no mode, no functorch level, no subclass.
+inline bool are_plain(std::initializer_list<at::ArrayRef<Tensor>> lists) {
+  using c10::DispatchKey;
+  constexpr c10::DispatchKeySet ordinary({DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::BackendSelect, DispatchKey::ADInplaceOrView,
+                                          DispatchKey::AutogradCPU, DispatchKey::AutogradCUDA, DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA});
+  const auto local = c10::impl::tls_local_dispatch_key_set();
+  c10::DispatchKeySet keys = local.included_;
+  for (const auto& tensors : lists)
+    for (const Tensor& t : tensors) keys = keys | t.unsafeGetTensorImpl()->key_set();
+  return (keys - local.excluded_ - ordinary).empty() && !at::hasCallbacks();
+}
+inline bool is_plain_call(const Layer& l) { return !runs_in_float32(l[X]) && are_plain({l.arguments, l.batch_sizes, l.lengths, l.reset}); }
+
+// The op on a layer, whose autograd nobody has excluded but with the grad mode.
+inline LayerOutputs call_layer(const Layer& layer) {
+  const bool no_autograd = at::GradMode::is_enabled() && c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU);
+  return is_plain_call(layer) && !no_autograd ? differentiable_layer(layer) : call_op(layer);
+}
+
+}  // namespace rnnk
