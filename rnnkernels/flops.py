@@ -7,7 +7,7 @@ from math import prod
 
 import torch
 
-from .derivatives import DIFFERENTIABLE, RESULTS, WEIGHTS
+from .derivatives import DATA, DIFFERENTIABLE, RESULTS, WEIGHTS
 from .ensemble import model_dims
 from .when_imported import when_imported
 
@@ -31,7 +31,7 @@ def _forward(name):
 def _backward(name):
     def count(*arguments, out_shape=None):
         arguments, needs = arguments[RESULTS[name] :], arguments[-1]
-        n_data, total = WEIGHTS[name].start, 0
+        n_data, total = DATA[name], 0
         stride = (WEIGHTS[name].stop - n_data) // 2
         for direction, (by_w_ih, *recurrent) in enumerate(_products(name, arguments)):
             wanted = needs >> n_data + direction * stride

@@ -6,7 +6,7 @@ ONNX stacks gates as LSTM i o f c and GRU z r h, directions in front of them, an
 
 import torch
 
-from .derivatives import RESULTS, WEIGHTS
+from .derivatives import DATA, WEIGHTS
 
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "gru_reset_before": (1, 0, 2), "rnn": (0,)}
 _OPSET = 14
@@ -24,7 +24,7 @@ def layer(name, *args):
     """The op `name` on args, as a node. RuntimeError for what ONNX cannot express: packed sequences, projections, resets and cells."""
     if name == "lstm_with_cells":
         raise RuntimeError("rnnkernels: the LSTM of ONNX has no c of every step (return_cells)")
-    n_states = RESULTS[name] - 1
+    n_states = DATA[name] - 1
     x, states, weights, (batch_sizes, lengths, reset, flag) = args[0], args[1 : 1 + n_states], args[WEIGHTS[name]], args[-4:]
     half = len(weights) // 2
     directions = [w for w in (weights[:half], weights[half:]) if w[0] is not None]
