@@ -88,16 +88,19 @@ template <class Op, class Signature = typename Op::Signature>
 struct AutogradKernel;
 template <class Op, class R, class... Args>
 struct AutogradKernel<Op, R(Args...)> {
-  static R call(Args... args) { return op_outputs<Op>(differentiable_layer(Op::layer(args...))); }
+  static R call(Args... args) {
+    const Layer layer = Op::layer(args...);
+    return op_outputs<Op>(differentiable_layer(layer, is_plain_call(layer)));
+  }
 };
 
 }  // namespace
 
-LayerOutputs differentiable_layer(const Layer& l) {
+LayerOutputs differentiable_layer(const Layer& l, bool plain) {
   check_no_tangent(l.arguments);
   if (!requires_grad(l)) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return is_plain_call(l) ? layer_forward(l, false) : call_op(l);
+    return plain ? layer_forward(l, false) : call_op(l);
   }
   if (runs_in_float32(l[X])) return layer_in_float32(l);
   const variable_list o = LayerFunction::apply(

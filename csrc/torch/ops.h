@@ -108,7 +108,7 @@ LayerOutputs call_train_op(const Layer& layer);
 std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Saved& saved, int64_t needs);
 
 // What runs under autograd and for dtypes that the kernels do not have: torch/autograd.cpp.
-LayerOutputs differentiable_layer(const Layer& layer);
+LayerOutputs differentiable_layer(const Layer& layer, bool plain);  // plain: torch/plain_call.h
 LayerOutputs layer_in_float32(const Layer& layer);
 
 // Registers the ops for the dispatch key of `m`: the same functions for every device.

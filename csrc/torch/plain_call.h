@@ -26,7 +26,7 @@ inline bool is_plain_call(const Layer& l) { return !runs_in_float32(l[X]) && are
 // The op on a layer, whose autograd nobody has excluded but with the grad mode.
 inline LayerOutputs call_layer(const Layer& layer) {
   const bool no_autograd = at::GradMode::is_enabled() && c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU);
-  return is_plain_call(layer) && !no_autograd ? differentiable_layer(layer) : call_op(layer);
+  return !no_autograd && is_plain_call(layer) ? differentiable_layer(layer, true) : call_op(layer);
 }
 
 }  // namespace rnnk
