@@ -12,19 +12,29 @@ namespace rnnk::cuda {
 
 namespace {
 
-template <class T, class C>
-__global__ void gates_kernel(const Weights<T> weights, int64_t H, int64_t Hp, int64_t tokens, const Wide<T>* x_products,
-                             const Wide<T>* h_products, T* gates) {
+// f(token, x products, h products, biases) of the thread's unit, for its tokens.
+template <class T, class C, class F>
+__device__ void for_products(const Weights<T>& weights, int64_t H, int64_t u, int64_t tokens, const Wide<T>* x_products, const Wide<T>* h_products,
+                             const F& f) {
   using V = Wide<T>;
-  const int64_t u = own_column(), columns = C::gates * H;
-  if (u >= H) return;
+  const int64_t columns = C::gates * H;
   V biases[C::biases];
   load_biases<C>(weights, H, u, biases);
   for_own_rows(tokens, [&](int64_t token) {
     V x[C::gates], h[C::gates];
     load_gates<C>(x_products + token * columns, H, u, x);
     load_gates<C>(h_products + token * columns, H, u, h);
-    const auto step = C::forward(x, h, biases, V(0));
+    f(token, x, h, biases);
+  });
+}
+
+template <class T, class C>
+__global__ void gates_kernel(const Weights<T> weights, int64_t H, int64_t Hp, int64_t tokens, const Wide<T>* x_products,
+                             const Wide<T>* h_products, T* gates) {
+  const int64_t u = own_column();
+  if (u >= H) return;
+  for_products<T, C>(weights, H, u, tokens, x_products, h_products, [&](int64_t token, const auto& x, const auto& h, const auto& biases) {
+    const auto step = C::forward(x, h, biases, Wide<T>(0));
     for (int g = 0; g < C::saved; ++g) gates[(token * C::saved + g) * Hp + u] = narrow<T>(step.saved[g]);
   });
 }
@@ -32,15 +42,9 @@ __global__ void gates_kernel(const Weights<T> weights, int64_t H, int64_t Hp, in
 template <class T, class C>
 __global__ void gated_kernel(const Weights<T> weights, int64_t H, int64_t tokens, const Wide<T>* x_products, const Wide<T>* h_products,
                              const T* before, T* gated) {
-  using V = Wide<T>;
-  const int64_t u = own_column(), columns = C::gates * H;
+  const int64_t u = own_column();
   if (u >= H) return;
-  V biases[C::biases];
-  load_biases<C>(weights, H, u, biases);
-  for_own_rows(tokens, [&](int64_t token) {
-    V x[C::gates], h[C::gates];
-    load_gates<C>(x_products + token * columns, H, u, x);
-    load_gates<C>(h_products + token * columns, H, u, h);
+  for_products<T, C>(weights, H, u, tokens, x_products, h_products, [&](int64_t token, const auto& x, const auto& h, const auto& biases) {
     gated[token * H + u] = narrow<T>(C::gated_state(x, h, biases, widen(before[token * H + u])));
   });
 }
