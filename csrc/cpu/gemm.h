@@ -88,25 +88,36 @@ struct Tile {
     for_each([&](int m, int v) { acc[m][v] = other.acc[m][v] + acc[m][v]; });
   }
 
-  // K rows of a panel.
+  // K rows of a panel, two at a time: the core foresees where a loop of 64 rounds ends, and not one of 128.
   template <bool far, class A, class S>
   RNNK_FN void multiply(const A& a, int64_t K, const S* panel) {
-    constexpr int64_t width = NV * V::lanes, line = cache_line / sizeof(S);
-    for (int64_t k = 0; k < K; ++k, panel += width) {
-      if constexpr (far) {
+    int64_t k = 0;
+    for (; k + 2 <= K; k += 2, panel += 2 * width) {
+      multiply_row<far>(a, k, panel);
+      multiply_row<far>(a, k + 1, panel + width);
+    }
+    if (k < K) multiply_row<far>(a, k, panel);
+  }
+
+ private:
+  static constexpr int64_t width = NV * V::lanes;
+
+  template <bool far, class A, class S>
+  RNNK_FN void multiply_row(const A& a, int64_t k, const S* row) {
+    if constexpr (far) {
 #pragma GCC unroll 8
-        for (int64_t i = 0; i < width; i += line) _mm_prefetch(reinterpret_cast<const char*>(panel + rows_ahead * width + i), _MM_HINT_T0);
-        a.fetch(k);
-      }
-      V b[NV];
+      for (int64_t i = 0; i < width; i += cache_line / sizeof(S)) _mm_prefetch(reinterpret_cast<const char*>(row + rows_ahead * width + i), _MM_HINT_T0);
+      a.fetch(k);
+    }
+    V b[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) b[v] = MR > 1 ? in_register(load(panel + v * V::lanes)) : load(panel + v * V::lanes);
+    for (int v = 0; v < NV; ++v) b[v] = MR > 1 ? in_register(load(row + v * V::lanes)) : load(row + v * V::lanes);
 #pragma GCC unroll 16
-      for (int m = 0; m < MR; ++m) {
-        const V broadcast = V::broadcast(a(m, k));
+    for (int m = 0; m < MR; ++m) {
+      const V broadcast = V::broadcast(a(m, k));
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[m][v] = fma(broadcast, b[v], acc[m][v]);
-      }
+      for (int v = 0; v < NV; ++v)
+        acc[m][v] = MR > 1 ? accumulate(acc[m][v], broadcast, b[v]) : fma(broadcast, b[v], acc[m][v]);
     }
   }
 };
@@ -134,22 +145,28 @@ RNNK_FN void prefetch_rows(const Target<T>& c, int64_t m0, int valid) {
       _mm_prefetch(reinterpret_cast<const char*>(c.row(m0 + m) + i), _MM_HINT_T0);
 }
 
-template <int MR, int NV, class T>
-RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t m0, int valid) {
+template <bool whole, Store store, int MR, int NV, class T>
+RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T> c, int64_t m0, int valid) {
   using V = Vec<T>;
-  const bool whole = valid == MR && c.columns >= NV * V::lanes;
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
-    if (m >= valid) continue;
+    if (!whole && m >= valid) continue;
     T* row = c.row(m0 + m);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v, row += V::lanes) {
       const int64_t left = whole ? V::lanes : c.columns - v * V::lanes;
       V value = tile.acc[m][v];
-      if (c.store == Store::add) value = load_upto(row, left) + value;
+      if (store == Store::add) value = load_upto(row, left) + value;
       store_upto(value, row, left);
     }
   }
+}
+
+template <int MR, int NV, class T>
+RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t m0, int valid) {
+  const bool whole = valid == MR && c.columns >= NV * Vec<T>::lanes;
+  if (c.store == Store::overwrite) whole ? store_tile<true, Store::overwrite>(tile, c, m0, valid) : store_tile<false, Store::overwrite>(tile, c, m0, valid);
+  else whole ? store_tile<true, Store::add>(tile, c, m0, valid) : store_tile<false, Store::add>(tile, c, m0, valid);
 }
 
 // Rows m0 .. m0 + valid of C = A times K rows of a panel, in chains.
@@ -185,14 +202,19 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
                    const Target<T>& c) {
   constexpr int most = tile_rows(NV);
   constexpr int64_t width = NV * Vec<T>::lanes;
-  const int64_t tiles = (M + most - 1) / most, step = tiles ? (width + tiles - 1) / tiles : 0;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const Range tile = share(M, tiles, i);
+  const int64_t tiles = (M + most - 1) / most;
+  if (tiles == 0) return;
+  const int spare = int(tiles * most - M), sharing = int(std::min<int64_t>(tiles, most));  // rows that `tiles` full tiles have too many
+  const int rows_of_tile = most - spare / sharing, thinner = spare % sharing;
+  const int64_t step = far ? (width + tiles - 1) / tiles : 0;
+  for (int64_t i = 0, m0 = 0; i < tiles; ++i) {
+    const int count = rows_of_tile - (i < thinner);
     const S* piece = next + i * step * K;
-    with_constant<most>(int(tile.size()), [&](auto MR) {
-      if (far) rows_tile<MR, NV, true>(rows, start, K, chain, panel, c, tile.begin, piece, step);
-      else rows_tile<MR, NV, false>(rows, start, K, chain, panel, c, tile.begin, piece, step);
+    with_constant<most>(count, [&](auto MR) {
+      if (far) rows_tile<MR, NV, true>(rows, start, K, chain, panel, c, m0, piece, step);
+      else rows_tile<MR, NV, false>(rows, start, K, chain, panel, c, m0, piece, step);
     });
+    m0 += count;
   }
 }
 

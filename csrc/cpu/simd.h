@@ -146,6 +146,24 @@ RNNK_FN void store_first(Vec<T> a, T* p, int64_t n) {
 
 #endif
 
+// sum + a b in sum's own register: free to choose, gcc moves accumulators about.
+template <class T>
+RNNK_FN Vec<T> accumulate(Vec<T> sum, Vec<T> a, Vec<T> b) {
+#if RNNK_VECTOR_BYTES == 16
+  return fma(a, b, sum);
+#else
+  typename Vec<T>::Raw v = sum.v;
+#if RNNK_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) asm("vfmadd231ps %2, %1, %0" : "+v"(v) : "v"(a.v), "v"(b.v));
+  else asm("vfmadd231pd %2, %1, %0" : "+v"(v) : "v"(a.v), "v"(b.v));
+#else
+  if constexpr (sizeof(T) == 4) asm("vfmadd231ps %2, %1, %0" : "+x"(v) : "x"(a.v), "x"(b.v));
+  else asm("vfmadd231pd %2, %1, %0" : "+x"(v) : "x"(a.v), "x"(b.v));
+#endif
+  return v;
+#endif
+}
+
 // n = factor * x rounded to an integer, power = 2^n, for n that an exponent can hold. Adding 1.5 * 2^(mantissa bits) + bias leaves n + bias
 // in the low mantissa bits, from where a shift moves it into the exponent.
 template <class T>
