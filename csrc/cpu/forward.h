@@ -41,6 +41,7 @@ class ForwardLoop {
   const Partition partition_;
   const int64_t panels_, Hp_, group_rows_, chunk_rows_;
   const bool projected_;
+  const bool streams_;  // the gates past the caches: they would leave the L2 before backward reads them, and take the weights with them
   const int64_t step_bytes_;  // of weights that a thread reads at each step
   const int64_t parts_;       // a single step's pieces of a task
   Gates weights_[2];
@@ -74,6 +75,7 @@ class ForwardLoop {
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
         projected_(args.weights[0].w_hr),
+        streams_(args.gates && s_.D * s_.N * C::saved * Hp_ * int64_t(sizeof(T)) > partition.threads * l2_bytes),
         step_bytes_(panels_ * Gates::width * (s_.P + (s_.T == 1 ? s_.I : 0)) * weight_bytes / partition.members),
         parts_(std::min(panels_, partition.members * std::max<int64_t>(1, step_bytes_ / piece_bytes))) {
     Arena arena(workspace);
@@ -111,6 +113,7 @@ class ForwardLoop {
       task.select(i);
       run(task);
     }
+    if (streams_) end_streaming();
   }
 
   void run_piece(int thread, int64_t i) const {
@@ -288,7 +291,11 @@ class ForwardLoop {
         store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);
         if (C::has_cell_state) next.carry.part[j].store(s.next_carry_rows[row(j)] + u);
         if (!a_.gates) return;
-        for (int k = 0; k < C::saved; ++k) next.saved[k].part[j].store(s.gate_rows[row(j)] + k * Hp_ + u);
+        for (int k = 0; k < C::saved; ++k) {
+          T* to = s.gate_rows[row(j)] + k * Hp_ + u;
+          if (streams_) stream(next.saved[k].part[j], to);
+          else next.saved[k].part[j].store(to);
+        }
       });
     }
   }

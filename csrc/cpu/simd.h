@@ -146,6 +146,19 @@ RNNK_FN void store_first(Vec<T> a, T* p, int64_t n) {
 
 #endif
 
+// Past the caches, for what nobody reads soon; p is aligned to a register. Ordered before what comes after `end_streaming`.
+template <class T>
+RNNK_FN void stream(Vec<T> a, T* p) {
+#if RNNK_VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(a.v));
+#elif RNNK_VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(a.v));
+#else
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(a.v));
+#endif
+}
+RNNK_FN void end_streaming() { _mm_sfence(); }
+
 // sum + a b in sum's own register: free to choose, gcc moves accumulators about.
 template <class T>
 RNNK_FN Vec<T> accumulate(Vec<T> sum, Vec<T> a, Vec<T> b) {
