@@ -16,6 +16,9 @@
     reset_hx     what it is then set to: like hx, B may be 1; zero by default
     recompute    keep only the states for the backward pass, which computes the gates again: the same bits for a third more
                  arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit and step remain, of a GRU 1 of 5; an RNN keeps no more anyway
+    weight_dtype  torch.bfloat16 rounds w_ih and w_hh of float32 params, for inference: to the bit the results with the rounded weights (by at most
+                 1 part in 256; biases, projections, states and all arithmetic stay float32). On the CPU a step then reads half the bytes,
+                 which pays for few rows and weights larger than the L2
 
     return_cells  of an LSTM: whether the c of every step is returned, too
 
@@ -29,7 +32,7 @@ Equations: `rnnkernels.reference`.
 
 import torch
 
-from . import autocast, ops
+from . import autocast, ops, rounded
 from .folding import is_batched
 from .stack import stack
 
@@ -37,19 +40,21 @@ __all__ = ["lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
 
 
 def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-         batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False, return_cells=False):
+         batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False, return_cells=False,
+         weight_dtype=None):
     """A stack of LSTM layers, with projections where `params` has them. Returns (output, h_n, c_n), with return_cells (output, h_n, c_n, cells).
 
-    Raises TypeError or ValueError for bad lengths and resets, RuntimeError for what the op refuses. Shapes at the top of this file.
+    Raises TypeError or ValueError for bad lengths, resets and weight_dtype, RuntimeError for what the op refuses. Shapes at the top of this file.
     """
     projected = len(params) // (num_layers * (2 if bidirectional else 1)) % 2
     kind = "lstm proj" if projected else "lstm packed" if batch_sizes is not None else "lstm"
     return _run(ops.lstm, kind, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                batch_sizes, lengths, reset, reset_hx, bool(recompute), last_op=ops.lstm_with_cells if return_cells else None)
+                batch_sizes, lengths, reset, reset_hx, bool(recompute), last_op=ops.lstm_with_cells if return_cells else None, weight_dtype=weight_dtype)
 
 
 def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-        batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False, reset_after=True):
+        batch_first=False, *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, recompute=False, reset_after=True,
+        weight_dtype=None):
     """A stack of GRU layers. Returns (output, h_n). Errors as in `lstm`; shapes at the top of this file.
 
     reset_after=False is the form of Cho et al. 2014 (arXiv:1406.1078): n = tanh(W_in x + W_hn (r * h) + b), where torch.nn has
@@ -58,15 +63,15 @@ def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=Fal
     """
     op = ops.gru if reset_after else ops.gru_reset_before
     return _run(op, "state", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
-                reset, None if reset_hx is None else (reset_hx,), bool(recompute))
+                reset, None if reset_hx is None else (reset_hx,), bool(recompute), weight_dtype=weight_dtype)
 
 
 def rnn(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-        batch_first=False, nonlinearity="tanh", *, batch_sizes=None, lengths=None, reset=None, reset_hx=None):
+        batch_first=False, nonlinearity="tanh", *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, weight_dtype=None):
     """A stack of RNN layers, `nonlinearity` "tanh", "relu" or "sigmoid". Returns (output, h_n). Errors as in `lstm`; ValueError for
     another nonlinearity. Shapes at the top of this file."""
     return _run(ops.rnn, "rnn", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
-                reset, None if reset_hx is None else (reset_hx,), _checked_nonlinearity(nonlinearity))
+                reset, None if reset_hx is None else (reset_hx,), _checked_nonlinearity(nonlinearity), weight_dtype=weight_dtype)
 
 
 def lstm_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
@@ -87,7 +92,7 @@ def rnn_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
 
 
 def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-         batch_sizes, lengths, reset, reset_hx, *extra, last_op=None):
+         batch_sizes, lengths, reset, reset_hx, *extra, last_op=None, weight_dtype=None):
     if lengths is not None:
         _check_lengths(lengths, input, batch_first, batch_sizes)
     if input.dim() != (3 if batch_sizes is None else 2):  # the op would take a fourth for that of an ensemble
@@ -95,6 +100,8 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
     _check_counts(states, params, has_biases, num_layers, bidirectional)
     _check_devices(input, states, params)
     reset_states = _reset_states(reset, reset_hx, input, states)
+    if rounded.check(weight_dtype, params):
+        op, last_op = rounded.layer(op), last_op and rounded.layer(last_op)
 
     def run(x, all_states, weights, *args):
         n = len(states)

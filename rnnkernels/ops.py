@@ -25,6 +25,7 @@ def _choose(name):
             return transforms.layer(name, *args)
         return fused(*args)
 
+    layer.__name__ = name
     return layer
 
 
@@ -35,6 +36,7 @@ def _without_extension(name):
         fallback.note("the extension was not built; the slow plain-PyTorch reference runs instead")
         return slow(*args)
 
+    layer.__name__ = name
     return layer
 
 

@@ -113,7 +113,6 @@ class ForwardLoop {
       task.select(i);
       run(task);
     }
-    if (streams_) end_streaming();
   }
 
   void run_piece(int thread, int64_t i) const {
@@ -308,6 +307,7 @@ class ForwardLoop {
   }
 
   void finish(const MemberTask& task) const {
+    if (streams_) end_streaming();
     const Range units = own_units(task), states = projected_ ? own_states(task) : units;
     for (int64_t i = 0; i < task.rows(); ++i) {
       const int64_t to = task.d * s_.B + a_.schedule.order[task.row(i)];

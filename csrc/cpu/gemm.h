@@ -145,6 +145,7 @@ RNNK_FN void prefetch_rows(const Target<T>& c, int64_t m0, int valid) {
       _mm_prefetch(reinterpret_cast<const char*>(c.row(m0 + m) + i), _MM_HINT_T0);
 }
 
+// `c` by value: read from memory, it would be read again after every store.
 template <bool whole, Store store, int MR, int NV, class T>
 RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T> c, int64_t m0, int valid) {
   using V = Vec<T>;
@@ -204,7 +205,7 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
   constexpr int64_t width = NV * Vec<T>::lanes;
   const int64_t tiles = (M + most - 1) / most;
   if (tiles == 0) return;
-  const int spare = int(tiles * most - M), sharing = int(std::min<int64_t>(tiles, most));  // rows that `tiles` full tiles have too many
+  const int spare = int(tiles * most - M), sharing = int(std::min<int64_t>(tiles, most));  // rows too many, and how many tiles have fewer
   const int rows_of_tile = most - spare / sharing, thinner = spare % sharing;
   const int64_t step = far ? (width + tiles - 1) / tiles : 0;
   for (int64_t i = 0, m0 = 0; i < tiles; ++i) {

@@ -79,11 +79,6 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
   }
 };
 
-bool requires_grad(const Layer& layer) {
-  if (!at::GradMode::is_enabled()) return false;
-  return std::any_of(layer.arguments.begin(), layer.arguments.end(), [](const Tensor& t) { return t.defined() && t.requires_grad(); });
-}
-
 template <class Op, class Signature = typename Op::Signature>
 struct AutogradKernel;
 template <class Op, class R, class... Args>
@@ -95,6 +90,11 @@ struct AutogradKernel<Op, R(Args...)> {
 };
 
 }  // namespace
+
+bool requires_grad(const Layer& layer) {
+  if (!at::GradMode::is_enabled()) return false;
+  return std::any_of(layer.arguments.begin(), layer.arguments.end(), [](const Tensor& t) { return t.defined() && t.requires_grad(); });
+}
 
 LayerOutputs differentiable_layer(const Layer& l, bool plain) {
   check_no_tangent(l.arguments);

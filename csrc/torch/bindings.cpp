@@ -24,6 +24,23 @@ struct Caller<Op, R(Args...)> {
   }
 };
 
+template <class Op, class Signature = typename Op::Signature>
+struct RoundedCaller;
+template <class Op, class R, class... Args>
+struct RoundedCaller<Op, R(Args...)> {
+  static std::optional<R> call(Args... args) {
+    pybind11::gil_scoped_release release;
+    const std::optional<LayerOutputs> outputs = call_rounded(Op::layer(args...));
+    return outputs ? std::optional<R>(op_outputs<Op>(*outputs)) : std::nullopt;
+  }
+};
+
+template <class Op>
+void define(pybind11::module& m) {
+  m.def(Op::name, &Caller<Op>::call);
+  m.def((std::string("rounded_") + Op::name).c_str(), &RoundedCaller<Op>::call);
+}
+
 Tensors flat_weights(const ModuleReader& module) {
   Tensors weights;
   module.weights([&](const pybind11::object& weight) {
@@ -52,11 +69,11 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   cpu::watch_for_forks();
-  m.def("lstm", &Caller<LstmOp>::call);
-  m.def("lstm_with_cells", &Caller<LstmWithCellsOp>::call);
-  m.def("gru", &Caller<GruOp>::call);
-  m.def("gru_reset_before", &Caller<GruResetBeforeOp>::call);
-  m.def("rnn", &Caller<RnnOp>::call);
+  define<LstmOp>(m);
+  define<LstmWithCellsOp>(m);
+  define<GruOp>(m);
+  define<GruResetBeforeOp>(m);
+  define<RnnOp>(m);
   m.def("run_module", &run_module);
   pybind11::class_<Stepper>(m, "Stepper")
       .def(pybind11::init(&make_stepper))

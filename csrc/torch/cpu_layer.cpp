@@ -31,6 +31,14 @@ void set_reset(Reset<T>& to, const Layer& layer, const Checked& c) {
   to = {{mask.const_data_ptr<bool>(), mask.stride(0), mask.stride(-1)}, c.input<T>(RESET_H), c.input<T>(RESET_C)};
 }
 
+void run_rounded(ForwardArgs<float>& args) {
+  const auto& [pack, run] = cpu::kernels().f32.rounded;
+  args.threads = at::get_num_threads();
+  const Tensor workspace = allocate({int64_t(std::max(pack(args, nullptr), run(args, nullptr)))}, at::kByte);
+  pack(args, workspace.mutable_data_ptr());
+  run(args, workspace.mutable_data_ptr());
+}
+
 template <class T>
 void forward(const ForwardPass& pass) {
   const Checked& c = pass.checked;
@@ -43,6 +51,8 @@ void forward(const ForwardPass& pass) {
   if (pass.to.c_out.defined()) args.c_out = output_rows<T>(pass.to.c_out);
   static std::atomic<int64_t> calls{0};  // of all layers: where several take turns, the cache seldom holds what each read last
   args.turn = calls.fetch_add(1, std::memory_order_relaxed);
+  if constexpr (std::is_same_v<T, float>)
+    if (pass.layer.rounds_weights) return run_rounded(args);
   run(cpu::kernels().of<T>().forward, args, pass.ensemble);
 }
 

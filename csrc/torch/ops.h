@@ -107,6 +107,9 @@ LayerOutputs call_op(const Layer& layer);
 LayerOutputs call_train_op(const Layer& layer);
 std::array<Tensor, argument_count> call_backward_op(const Layer& layer, const Cotangents& d, const Saved& saved, int64_t needs);
 
+// Whether autograd would record the layer.
+bool requires_grad(const Layer& layer);
+
 // What runs under autograd and for dtypes that the kernels do not have: torch/autograd.cpp.
 LayerOutputs differentiable_layer(const Layer& layer, bool plain);  // plain: torch/plain_call.h
 LayerOutputs layer_in_float32(const Layer& layer);
