@@ -20,7 +20,8 @@ class _FusedCell:
         if isinstance(x, torch.Tensor) and x.dim() in (1, 2) and x.shape[-1] == self.input_size:
             states = self._states(x, hx)
         weights = read_parameters(self, CELL_PARAMETERS)  # without a bias it is None
-        if states is None or not fits(x, (*states, *(w for w in weights if w is not None))):
+        given = {name: w for name, w in zip(CELL_PARAMETERS, weights) if w is not None}
+        if states is None or not fits(x, states, given.keys(), given.values()):
             if not isinstance(x, torch.Tensor):
                 return super().forward(input, hx)
             return decline(lambda: super(_FusedCell, self).forward(input, hx), x, self._beyond_torch_nn())

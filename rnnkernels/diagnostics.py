@@ -13,6 +13,7 @@ Two measures, for every layer, direction and step (Bengio et al. 1994; Pascanu e
 The plain-PyTorch steps of `reference` run here, one by one, for the fused kernels return no gradient of an inner state.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,9 +51,13 @@ class GradientFlow:
         return gains[-1 if self.layers[row].endswith("reverse") else 0].item()
 
     def verdict(self, row):
-        """'vanishes' (gain below 1e-3), 'explodes' (above 1e3, or not finite) or 'flows'."""
+        """'vanishes' (gain below 1e-3), 'explodes' (above 1e3), 'flows', or 'is not finite' where inputs or the loss are not."""
         gain = self.gain(row)
-        return "vanishes" if gain < VANISHED else "flows" if gain <= EXPLODED else "explodes"
+        if gain > EXPLODED:
+            return "explodes"
+        if math.isnan(gain) or not self.gradient[row].isfinite().all():
+            return "is not finite"
+        return "vanishes" if gain < VANISHED else "flows"
 
     def report(self):
         """Prints, per layer, how gradients change on their way back through the steps, and what to do about it."""
@@ -72,7 +77,10 @@ class GradientFlow:
 
     def plot(self, path=None):
         """Both measures over the steps, on a logarithmic scale. Returns the matplotlib Figure and writes it to `path`."""
-        from matplotlib.figure import Figure
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("GradientFlow.plot needs matplotlib: pip install matplotlib") from error
 
         figure = Figure(figsize=(10, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -96,6 +104,7 @@ _ADVICE = {
         "LSTM": f"vanishes: rnnkernels.init.chrono(module, t_max={T}), or forget_bias(module) for shorter memories",
         "GRU": f"vanishes: rnnkernels.init.chrono(module, t_max={T})",
     }[kind],
+    "is not finite": lambda kind, T: "is not finite: look for nan and inf in the input, the parameters and the loss",
     "explodes": lambda kind, T: "explodes: torch.nn.utils.clip_grad_norm_(parameters, 1.0) after backward(), "
                                 "rnnkernels.init.orthogonal(module), a smaller learning rate",
 }  # fmt: skip
@@ -109,20 +118,23 @@ def gradient_flow(module, x, loss):
     loss    a function from the module's output (its first result, in its layout and dtype) to a scalar
 
     Time and memory are those of T small steps and T*B Jacobians [n, n]: a few rows of a batch say as much as all.
-    TypeError for another module; ValueError for an input of another shape, or a loss that is no scalar or does not
+    TypeError for another module or an x that is no tensor; ValueError for an input of another shape, or a loss that is no scalar or does not
     depend on the output.
     """
     if not isinstance(module, torch.nn.RNNBase):
         raise TypeError(f"gradient_flow: expected an LSTM, GRU or RNN, got {type(module).__name__}")
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"gradient_flow: x must be a tensor, got {type(x).__name__}")
     if x.dim() != 3 or x.shape[-1] != module.input_size or not x.numel():
         raise ValueError(
             f"gradient_flow: x must be [T, B, {module.input_size}] (batch_first: [B, T, ...]), got {list(x.shape)}"
         )
     steps = x.transpose(0, 1) if module.batch_first else x
-    with torch.enable_grad():
-        rows, output = _run(module, steps.detach())
+    with torch.inference_mode(False), torch.enable_grad():
+        rows, output = _run(module, steps.clone().detach())  # a clone, for what inference_mode made has no gradient
         value = loss(output.transpose(0, 1) if module.batch_first else output)
-        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+        scalar = isinstance(value, torch.Tensor) and value.numel() == 1 and value.requires_grad
+        if not scalar or torch.autograd.grad(value, output, retain_graph=True, allow_unused=True)[0] is None:
             raise ValueError("gradient_flow: loss must return a scalar tensor computed from the module's output")
         gradients = _gradients(value, rows)
     return GradientFlow(

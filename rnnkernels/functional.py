@@ -115,6 +115,10 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
 
 def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
     """A cell is a layer of one step."""
+    for name, t in {"input": input, **{f"hx {i}": s for i, s in enumerate(states)}}.items():
+        if t.dim() != 2:
+            raise RuntimeError(f"Expected {name} to be 2-D, got {t.dim()}-D")
+    _check_dims((w_ih, w_hh, b_ih, b_hh), 4, True)
     absent = [None] if len(states) == 2 else []  # w_hr: only the LSTM's op has the argument
     no_reset = [None] * len(states)
 
@@ -162,7 +166,8 @@ def check_reset_hx(reset_hx, states):
     for r, s in zip(reset_hx, states):
         if r.dim() != 3 or r.shape[1] not in (1, s.shape[1]) or r.shape[::2] != s.shape[::2]:
             raise ValueError(f"reset_hx must be like hx, of size {list(s.shape)} or with B = 1, got {list(r.shape)}")
-        if r.device != s.device or r.dtype != s.dtype or r.layout is not torch.strided:
+        mixed = r.dtype != s.dtype and not (autocast.enabled(s) and autocast.mixes({r.dtype, s.dtype}))
+        if r.device != s.device or mixed or r.layout is not torch.strided:
             raise ValueError(f"reset_hx must be like hx, {s.dtype} on {s.device}, got {r.dtype} on {r.device}, {r.layout}")
 
 
@@ -171,9 +176,18 @@ def _check_counts(states, params, has_biases, num_layers, bidirectional):
     least = rows * (4 if has_biases else 2)
     if len(params) not in (least, least + rows):
         raise RuntimeError(f"got an incorrect number of RNN parameters: {len(params)}, expected {least}, or {least + rows} with a projection")
+    _check_dims(params, len(params) // rows, has_biases)
     for s in states:
         if s.dim() != 3 or s.shape[0] != rows:
             raise RuntimeError(f"Expected hidden states of size [{rows}, B, *], got {list(s.shape)}")
+
+
+def _check_dims(params, per_direction, has_biases):
+    """With a dimension more the ops would take them for an ensemble's."""
+    for i, p in enumerate(params):
+        expected = 1 if has_biases and i % per_direction in (2, 3) else 2
+        if p is not None and p.dim() != expected:
+            raise RuntimeError(f"Expected parameter {i} to be {expected}-D, got {p.dim()}-D")
 
 
 def _check_devices(input, states, params):

@@ -10,6 +10,8 @@ TypeError where the module has no layer of the kind. ValueError, before anything
 to set or the parameter is computed by weight_norm or a parametrization.
 """
 
+import math
+
 import torch
 
 from .support import parameter_names
@@ -28,7 +30,8 @@ def orthogonal(module, gain=1.0):
     """
     for layer, weight in _named(module, _GATES, "weight_hh"):
         for block in _gates(layer, weight):
-            torch.nn.init.orthogonal_(block, gain)
+            wide = block.to(torch.promote_types(block.dtype, torch.float32))  # LAPACK has no half precision
+            block.copy_(torch.nn.init.orthogonal_(wide, gain))
     return module
 
 
@@ -62,10 +65,10 @@ def chrono(module, t_max):
 
     Tallec & Ollivier 2018 (arXiv:1804.11188), section 2: with u uniform in 1..t_max-1, b_f = log u and b_i = -log u, so
     that f = u / (1 + u) forgets in about u steps. A GRU of torch.nn keeps h where z is 1: b_z = log u.
-    ValueError for t_max <= 2.
+    ValueError for t_max <= 2 or infinite.
     """
-    if not t_max > 2:
-        raise ValueError(f"chrono: t_max, the longest dependency in steps, must be above 2, got {t_max}")
+    if not 2 < t_max < math.inf:
+        raise ValueError(f"chrono: t_max, the longest dependency in steps, must be above 2 and finite, got {t_max}")
     for layer, biases in _biases(module, ("LSTM", "GRU")):
         log_u = torch.empty_like(biases[0][: layer.hidden_size]).uniform_(1, t_max - 1).log()
         if _kind(layer) == "LSTM":

@@ -56,7 +56,7 @@ class _Fused:
             x = x.unsqueeze(batch_dim)
         batch = self._batch(x, hx, batch_sizes, order)
         states = None if batch is None else self._states(x, batch, hx, unbatched)
-        if states is None or not fits(x, (*states, *weights)):
+        if states is None or not fits(x, states, self._flat_weights_names, weights):
             given = {"lengths": lengths, "reset": reset, "reset_hx": reset_hx, **own}
             beyond = [name for name, value in given.items() if value is not None] + self._beyond_torch_nn()
             return decline(lambda: super(_Fused, self).forward(input, hx), x, beyond)

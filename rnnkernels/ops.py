@@ -2,11 +2,13 @@
 
     compiled code      torch.ops.rnnkernels.*, which Dynamo can trace; for torch.onnx ONNX' own operators
     torch.func, jvp    transforms.py: a C++ autograd function has no vmap and no forward-mode rule
+    tensor subclasses  torch.ops.rnnkernels.*, which calls their __torch_function__
     no extension       the reference, with one warning
     otherwise          _C.*, the same ops by a shorter way from Python (torch.ops costs microseconds a call)
 """
 
 import torch
+from torch.overrides import has_torch_function
 
 from . import fallback, onnx, reference, transforms
 from .extension import _C
@@ -23,6 +25,8 @@ def _choose(name):
             return onnx.layer(name, *args) if exports else op(*args)
         if transforms.active():
             return transforms.layer(name, *args)
+        if has_torch_function(args):
+            return op(*args)
         return fused(*args)
 
     layer.__name__ = name

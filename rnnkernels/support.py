@@ -6,18 +6,20 @@ from . import autocast, fallback
 from .extension import DEVICES, DTYPES
 
 
-def fits(x, others):
-    """Whether the kernels take the tensors `others` (states and weights) together with x."""
+def fits(x, states, names, weights):
+    """Whether the kernels take x, the states and the weights of these names together."""
     dtype, device = x.dtype, x.device
     if dtype not in DTYPES or device.type not in DEVICES or x.layout is not torch.strided:
         return False
     mixed = False
-    for t in others:
+    for t in (*states, *weights):
         if not isinstance(t, torch.Tensor) or t.device != device or t.layout is not torch.strided:
             return False
         if t.dtype is not dtype:
             mixed = True
-    return not mixed or (autocast.enabled(x) and autocast.mixes({dtype, *(t.dtype for t in others)}))
+    if any(w.dim() != (2 if name.startswith("weight") else 1) for name, w in zip(names, weights)):
+        return False  # with a dimension more the ops would take them for an ensemble's
+    return not mixed or (autocast.enabled(x) and autocast.mixes({dtype, *(t.dtype for t in (*states, *weights))}))
 
 
 CELL_PARAMETERS = "weight_ih", "weight_hh", "bias_ih", "bias_hh"

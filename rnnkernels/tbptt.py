@@ -1,6 +1,9 @@
 """Truncated backpropagation through time: a long sequence in chunks, with the state carried from each to the next."""
 
+from operator import index
+
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 __all__ = ["tbptt"]
 
@@ -21,7 +24,8 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
               the last one is shorter where T demands it
     chunk     steps in a chunk: how far back gradients reach at most (k2 of Williams & Peng 1990, "An efficient
               gradient-based algorithm for on-line training of recurrent network trajectories")
-    state     the state before the first step, as the model takes it: None, a tensor, or tuples, lists and dicts of such
+    state     the state before the first step, as the model takes it: None, a tensor, or tuples, lists and dicts of such. It is detached, too: a
+              learned one is trained by handing it to the model at the first chunk
     overlap   steps that a chunk shares with the one before it: 0 <= overlap < chunk. A chunk starts `chunk - overlap`
               steps after the one before (k1), so gradients reach back at least `overlap` steps from every new one
 
@@ -42,7 +46,7 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
             loss(out[-chunks.new:], y[-chunks.new:]).backward()
             chunks.state = middle
 
-    TypeError for a sequence that is no tensor or tuple of tensors, or a chunk or overlap that is no integer; ValueError
+    TypeError for a sequence that is no tensor or tuple of tensors, a state that holds other things, or a chunk or overlap that is no integer; ValueError
     for a chunk < 1, an overlap outside 0..chunk-1, tensors of different lengths, or no step at all.
     """
     return _Chunks(sequence, chunk, state, overlap)
@@ -51,8 +55,9 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
 class _Chunks:
     def __init__(self, sequence, chunk, state, overlap):
         for name, value in (("chunk", chunk), ("overlap", overlap)):
-            if not isinstance(value, int) or isinstance(value, bool):
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
                 raise TypeError(f"tbptt: {name} must be an integer, got {type(value).__name__}")
+        chunk, overlap = index(chunk), index(overlap)
         if chunk < 1:
             raise ValueError(f"tbptt: chunk must be at least 1 step, got {chunk}")
         if not 0 <= overlap < chunk:
@@ -111,9 +116,8 @@ def _steps(tensors):
 
 def _detach(state):
     """The same numbers without their history."""
-    if isinstance(state, (tuple, list)):
-        parts = map(_detach, state)
-        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # a namedtuple takes them one by one
-    if isinstance(state, dict):
-        return {name: _detach(value) for name, value in state.items()}
-    return state.detach() if isinstance(state, torch.Tensor) else state
+    leaves, structure = tree_flatten(state)
+    for leaf in leaves:
+        if not isinstance(leaf, (torch.Tensor, int, float, type(None))):  # whose history would stay unseen
+            raise TypeError(f"tbptt: the state must be made of tensors, tuples, lists and dicts, got {type(leaf).__name__}")
+    return tree_unflatten([leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], structure)

@@ -99,3 +99,13 @@ def test_weights_are_cast_once_a_call(cell):
             module(torch.randn(T, 3, 5))
         casts.append(sum(e.count for e in profile.key_averages() if e.key == "aten::_to_copy"))
     assert casts[0] == casts[1]
+
+
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_reset_states_may_be_mixed_as_hx_may(cell):
+    module, x = getattr(rnnkernels, cell)(4, 5), torch.randn(6, 2, 4)
+    h = torch.zeros(1, 1, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x.bfloat16(), reset=torch.rand(6, 2) < 0.5, reset_hx=(h, h) if cell == "LSTM" else h)[0]
+    out.float().sum().backward()
+    assert h.grad.isfinite().all() and h.grad.ne(0).any()

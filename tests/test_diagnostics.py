@@ -156,3 +156,20 @@ def test_errors():
     for bad in (lambda out: out, lambda out: 1.0, lambda out: out.detach().sum()):
         with pytest.raises(ValueError, match="scalar tensor"):
             gradient_flow(module, x, bad)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_finite_is_said(kind):
+    module, x = build(kind), torch.randn(T, B, I, dtype=torch.float64)
+    flows = [gradient_flow(module, x, lambda out: out.sum() * float("nan"))]
+    if kind != "RELU":  # whose slope at nan is zero
+        flows.append(gradient_flow(module, x * float("nan"), torch.sum))
+    for flow in flows:
+        assert flow.verdict(0) == "is not finite" and "look for nan" in str(flow)
+
+
+def test_inside_inference_mode():
+    module = rnnkernels.LSTM(3, 4)
+    with torch.inference_mode():
+        flow = gradient_flow(module, torch.randn(6, 2, 3), torch.sum)
+    assert flow.gradient.gt(0).all()

@@ -218,3 +218,15 @@ def test_trains_like_torch():
             optimizer.step()
             losses[-1].append(loss.item())
     assert torch.allclose(*map(torch.tensor, losses), rtol=1e-9)
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_tensor_subclasses_come_back(cell):
+    ours, theirs = getattr(rnnkernels, cell)(3, 4), getattr(torch.nn, cell)(3, 4)
+    x = torch.randn(5, 2, 3).as_subclass(Subclass)
+    assert type(ours(x)[0]) is type(theirs(x)[0]) is Subclass
+    assert torch.equal(ours(x)[0].as_subclass(torch.Tensor), ours(x.as_subclass(torch.Tensor))[0])

@@ -176,3 +176,41 @@ def test_a_weight_that_is_none_or_no_tensor(cell):
             del module.bias_hh_l0
             module.bias_hh_l0 = value
         assert outcome(ours, (x,))[0] is outcome(theirs, (x,))[0] is TypeError
+
+
+def stacked(module):
+    """A module that a call finds with the parameters of three models, as after a forgotten vmap."""
+    weights, _ = torch.func.stack_module_state([module] * 3)
+    return lambda *args: torch.func.functional_call(module, weights, args)
+
+
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+@pytest.mark.parametrize("options", ({}, {"num_layers": 2, "bidirectional": True}), ids=str)
+def test_weights_of_several_models_raise_what_torch_raises(cell, options):
+    for suffix, kwargs, args in (("", options, (x,)), ("Cell", {}, (x[0],))):
+        expected = outcome(stacked(getattr(torch.nn, cell + suffix)(3, 4, **kwargs)), args)
+        assert expected is not None or cell + suffix == "LSTM"  # whose oneDNN kernel looks at the number of elements alone
+        assert outcome(stacked(getattr(rnnkernels, cell + suffix)(3, 4, **kwargs)), args) == expected
+
+
+@pytest.mark.parametrize("cell", ("LSTM", "GRU"))
+def test_a_bias_of_one_row_is_what_torch_makes_of_it(cell):
+    ours, theirs = getattr(rnnkernels, cell)(3, 4), getattr(torch.nn, cell)(3, 4)
+    theirs.load_state_dict(ours.state_dict())
+    weights = {name: w[None] if name == "bias_ih_l0" else w for name, w in ours.named_parameters()}
+    results = [torch.func.functional_call(module, weights, (x,))[0] for module in (ours, theirs)]
+    assert results[0].shape == (5, 2, 4) and torch.allclose(*results)
+
+
+def test_functional_refuses_weights_of_several_models():
+    module, cell = rnnkernels.GRU(3, 4), rnnkernels.GRUCell(3, 4)
+    for i in range(4):
+        weights = [w[None] if k == i else w for k, w in enumerate(module._flat_weights)]
+        with pytest.raises(RuntimeError, match=rf"Expected parameter {i} to be \d-D, got \d-D"):
+            rnnkernels.functional.gru(x, torch.zeros(1, 2, 4), weights)
+        with pytest.raises(RuntimeError, match=rf"Expected parameter {i} to be \d-D, got \d-D"):
+            rnnkernels.functional.gru_cell(x[0], torch.zeros(2, 4), *weights)
+    with pytest.raises(RuntimeError, match="Expected input to be 2-D, got 3-D"):
+        rnnkernels.functional.gru_cell(x, torch.zeros(2, 4), *cell.parameters())
+    with pytest.raises(RuntimeError, match="Expected hx 0 to be 2-D, got 3-D"):
+        rnnkernels.functional.gru_cell(x[0], torch.zeros(1, 2, 4), *cell.parameters())

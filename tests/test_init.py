@@ -106,6 +106,13 @@ def test_a_whole_model():
     assert model[1].weight_hh_l0.requires_grad and model[1].weight_hh_l0.is_leaf
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16, torch.float64), ids=str)
+def test_orthogonal_in_every_dtype(dtype):
+    weight = init.orthogonal(rnnkernels.GRU(3, 8, dtype=dtype)).weight_hh_l0
+    for block in weight.detach().double().chunk(3):
+        assert torch.allclose(block @ block.T, torch.eye(8, dtype=torch.float64), atol=4 * torch.finfo(dtype).eps)
+
+
 def test_errors():
     for function in (init.orthogonal, init.xavier, init.forget_bias, lambda m: init.chrono(m, 10)):
         with pytest.raises(TypeError, match="found none in Linear"):

@@ -138,3 +138,17 @@ def test_a_named_tuple_stays_one():
     for _, state in chunks:
         assert isinstance(state, State) and not state.c.requires_grad
         chunks.state = State(state.h, state.c)
+
+
+def test_a_state_of_any_known_structure():
+    state = collections.OrderedDict(h=torch.ones(1, requires_grad=True), rest=[None, 3])
+    chunks = rnnkernels.tbptt(torch.zeros(4, 1), 2, state=state)
+    assert type(chunks.state) is collections.OrderedDict and not chunks.state["h"].requires_grad and chunks.state["rest"] == [None, 3]
+
+
+def test_a_state_whose_tensors_nobody_sees_is_an_error():
+    class State:
+        h = torch.ones(1, requires_grad=True)
+
+    with pytest.raises(TypeError, match="tbptt: the state must be made of tensors, tuples, lists and dicts, got State"):
+        rnnkernels.tbptt(torch.zeros(4, 1), 2, state=State())

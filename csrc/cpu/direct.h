@@ -16,7 +16,7 @@ class DirectTile {
   }
 
   // One chain, K products from column k on.
-  RNNK_FN void multiply(const T* const* a, const T* const* w, int64_t k, int64_t K) {
+  RNNK_FN void multiply_chain(const T* const* a, const T* const* w, int64_t k, int64_t K) {
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) acc[m] = V(0);
     const int64_t end = k + K;
@@ -35,13 +35,23 @@ class DirectTile {
       for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), V::load(rest + j * V::lanes), acc[m]);
   }
 
+  // The chains of one block, added up.
+  RNNK_FN void multiply(const T* const* a, const T* const* w, int64_t k, int64_t K, int64_t chain) {
+    V sum[MR];
+    for (int64_t first = 0; first == 0 || first < K; first += chain) {
+      multiply_chain(a, w, k + first, std::min(chain, K - first));
+      for (int m = 0; m < MR; ++m) sum[m] = first ? sum[m] + acc[m] : acc[m];
+    }
+    for (int m = 0; m < MR; ++m) acc[m] = sum[m];
+  }
+
  public:
   RNNK_NOINLINE static void run(const T* const* a, const T* const* w, int64_t K, T* c, int64_t stride) {
     DirectTile tile;
     V sum[MR];
-    const int64_t chain = chain_length(K);
-    for (int64_t k = 0; k < std::max<int64_t>(1, K); k += chain) {
-      tile.multiply(a, w, k, std::min(chain, K - k));
+    const int64_t chain = chain_length(K), block = chains_of_block * chain;
+    for (int64_t k = 0; k == 0 || k < K; k += block) {
+      tile.multiply(a, w, k, std::min(block, K - k), chain);
       for (int m = 0; m < MR; ++m) sum[m] = k ? sum[m] + tile.acc[m] : tile.acc[m];
     }
     for (int m = 0; m < MR; ++m) sum[m].store(c + m * stride);

@@ -3,7 +3,7 @@
 // A panel holds W = NV * lanes columns of B as [K][W], so that one row of it is NV registers. A register tile keeps MR rows
 // times NV registers of C. Every element of C is a sum in an order that k alone decides, whatever MR, NV, the number of rows or
 // threads, which makes results independent of the batch and of the number of threads: chains of at most 128 fused multiply-adds,
-// added up in order. One long chain would lose a bit or two against torch's BLAS at K = 512; the adds cost 2% there.
+// four of them added up to a block, the blocks in order. One long chain would lose a bit or two against torch's BLAS at K = 512; the adds cost 2% there.
 //
 // S is how a panel stores its numbers: as T, or for T = float as Bfloat16, which the product widens as it loads them.
 //

@@ -51,8 +51,8 @@ class EnsembleCall {
 
   const Kernel kernel_;
   const Ensemble& ensemble_;
-  const bool apart_;
   const int threads_;
+  const bool apart_;
   Args first_;
   std::vector<ScheduleTable> schedules_;  // of each model, where lengths differ
   size_t needed_ = 0;                     // bytes of workspace for one model
@@ -62,7 +62,7 @@ class EnsembleCall {
  public:
   // first: the arguments of model 0.
   EnsembleCall(Kernel kernel, const Args& first, const Ensemble& ensemble)
-      : kernel_(kernel), ensemble_(ensemble), apart_(ensemble.models() >= at::get_num_threads()), threads_(at::get_num_threads()), first_(first) {
+      : kernel_(kernel), ensemble_(ensemble), threads_(cpu::available_threads(at::get_num_threads())), apart_(ensemble.models() >= threads_), first_(first) {
     first_.threads = apart_ ? 1 : threads_;
     for (int64_t e = 0; ensemble.has_own(Ensemble::LENGTHS) && e < ensemble.models(); ++e) schedules_.emplace_back(ensemble.layer(e));
   }

@@ -42,6 +42,16 @@ bool unpack_like(const Tensor& x, py::handle object, Tensors& to) {
   return true;
 }
 
+// With a dimension more they would be taken for an ensemble's.
+bool are_of_one_model(const Tensors& weights, const ModuleOptions& o) {
+  const int64_t per_direction = int64_t(weights.size()) / (o.num_layers * o.directions());
+  for (int64_t i = 0; i < int64_t(weights.size()); ++i) {
+    const int64_t k = i % per_direction;
+    if (weights[i].dim() != (o.bias && (k == 2 || k == 3) ? 1 : 2)) return false;
+  }
+  return true;
+}
+
 // Without the dispatcher, as `allocate`.
 Tensor zeros(at::IntArrayRef sizes, const Tensor& x) {
   if (!x.is_cpu()) return at::zeros(sizes, x.options());
@@ -95,7 +105,7 @@ py::object run_module(py::handle module, py::handle input, py::handle hx) {
   if (x.size(2) != o.input_size || x.size(o.batch_first ? 1 : 0) == 0) return py::none();
   Tensors states, weights;
   const bool plain = reader.weights([&](const py::object& weight) { return unpack_like(x, weight, weights); });
-  if (!plain || int64_t(weights.size()) != o.weight_count() || !unpack_states(x, hx, o, states)) return py::none();
+  if (!plain || int64_t(weights.size()) != o.weight_count() || !are_of_one_model(weights, o) || !unpack_states(x, hx, o, states)) return py::none();
   if (vmap && !is_plain_ensemble(*vmap, x, states, weights, o)) return py::none();
 
   LayerOutputs result;
