@@ -13,7 +13,8 @@ FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, 
 PIECES = "csrc/cpu/pieces.cpp"
 SCHEDULE, CHECKED, AUTOGRAD, MODULES, STEPPER = (
     f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "autograd", "module_reader", "stepper"))
-DEVICE = "csrc/torch/device.h"
+DEVICE, PLAIN_CALL = (f"csrc/torch/{name}.h" for name in ("device", "plain_call"))
+EAGER = "csrc/torch/eager.cpp"
 CUDA_FORWARD, CUDA_BACKWARD, CUDA_GATHER, CUDA_COLUMNS, CUDA_RECOMPUTE = (
     f"csrc/cuda/{name}.cu" for name in ("forward", "backward", "gather", "columns", "recompute"))
 CUDA_CELLS, CUDA_STEPS, CUDA_QUEUE, CUDA_CONVERT, CUDA_GRADIENTS = (
@@ -95,18 +96,21 @@ MUTANTS = [
            "void operator()(int thread) const { if (thread > 0) this->pack(thread); }"),
     Mutant("kept weights: bfloat16 truncated", SIMD, "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16"),
     Mutant("forward: c stays at c0 when it is saved", FORWARD, "if (C::has_cell_state) std::copy_n(s.next_carry_rows,", "if (C::has_cell_state && !a_.cells) std::copy_n(s.next_carry_rows,"),
-    Mutant("forward: saved gates of two rows exchanged", FORWARD, "store(s.gate_rows[row(j)] + k * Hp_ + u)",
-           "store(s.gate_rows[row(count - 1 - j)] + k * Hp_ + u)"),
+    Mutant("forward: saved gates of two rows exchanged", FORWARD, "T* to = s.gate_rows[row(j)] + k", "T* to = s.gate_rows[row(count - 1 - j)] + k"),
+    Mutant("forward: all gates past the caches are the first one", FORWARD, "stream(next.saved[k].part[j], to)", "stream(next.saved[0].part[j], to)"),
     Mutant("forward: of two panels at once both take the first one's x products", FORWARD, "panels_beside{0, units, chunk_rows_ * width, width}",
            "panels_beside{0, units, 0, width}"),
     Mutant("forward: h_n in sorted order", FORWARD, "to = task.d * s_.B + a_.schedule.order[task.row(i)]", "to = task.d * s_.B + task.row(i)"),
     Mutant("forward: x products of ragged steps misplaced", FORWARD, "row_of_chunk += n;", "row_of_chunk += task.rows();"),
     Mutant("forward: no barrier after the cells", FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"),
-    Mutant("product: one row rounds unlike several", GEMM, "acc[m][v] = fma(broadcast, b[v], acc[m][v])",
-           "acc[m][v] = MR == 1 ? broadcast * b[v] + acc[m][v] : fma(broadcast, b[v], acc[m][v])"),
+    Mutant("product: one row rounds unlike several", GEMM, ": fma(broadcast, b[v], acc[m][v])", ": broadcast * b[v] + acc[m][v]"),
+    Mutant("product: every other k takes the row of the one before it", GEMM, "multiply_row<far>(a, k + 1, panel + width);", "multiply_row<far>(a, k + 1, panel);"),
+    Mutant("product: an odd last k is lost", GEMM, "if (k < K) multiply_row<far>(a, k, panel);", ""),
     Mutant("product: a later block of k replaces the sum", GEMM, "c.store = Store::add;", ""),
     Mutant("cells: the second row of two takes the first one's reciprocal", SEVERAL, "return recip(a.part[i]);", "return recip(a.part[0]);"),
-    Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K);", "const int64_t chain = K + 16;"),
+    Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K), block = chains_of_block * chain;",
+           "const int64_t chain = K + 16, block = chain;"),
+    Mutant("product: unpacked weights add up chains one by one", DIRECT, "block = chains_of_block * chain;", "block = chain;"),
     Mutant("walk: going back misses the first panel", WALK, "p-- > panels.begin;", "p-- > panels.begin + 1;"),
     Mutant("pieces: going back misses the first piece", PIECES, "s.pieces.end - 1 - n", "s.pieces.end - 1 - (n + 1 < s.pieces.size() ? n : 0)"),
     Mutant("pieces: a step's last panel is nobody's", FORWARD, "share(panels_, parts_, i % parts_)", "share(panels_ - (parts_ > 1), parts_, i % parts_)"),
@@ -153,6 +157,8 @@ MUTANTS = [
     Mutant("stepper: the output of the step before", STEPPER, "for (const auto& layer : layers_) layer->step(threads);\n    copy_rows(top",
            "copy_rows(top"),
     Mutant("stepper: the first row of x for all", STEPPER, "from[i * from_stride + j]", "from[j]"),
+    Mutant("weight_dtype: not rounded", PLAIN_CALL, "layer.rounds_weights = true;", ""),
+    Mutant("modules: weights of several models are taken", EAGER, "!are_of_one_model(weights, o) || ", ""),
     Mutant("modules: every layer starts from the first one's state", MODULES, "states[k].narrow(0, l * D, D)", "states[k].narrow(0, 0, D)"),
     Mutant("modules: both directions with the same weights", MODULES, "&weights[(l * D + d) * per_direction]", "&weights[l * D * per_direction]"),
     # The CUDA layers: only tests/test_cuda_layers.py runs.
