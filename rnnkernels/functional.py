@@ -115,9 +115,8 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
 
 def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
     """A cell is a layer of one step."""
-    for name, t in {"input": input, **{f"hx {i}": s for i, s in enumerate(states)}}.items():
-        if t.dim() != 2:
-            raise RuntimeError(f"Expected {name} to be 2-D, got {t.dim()}-D")
+    if any(t.dim() != 2 for t in (input, *states)):
+        raise RuntimeError(f"Expected input and hx to be 2-D, got {[t.dim() for t in (input, *states)]} dimensions")
     _check_dims((w_ih, w_hh, b_ih, b_hh), 4, True)
     absent = [None] if len(states) == 2 else []  # w_hr: only the LSTM's op has the argument
     no_reset = [None] * len(states)

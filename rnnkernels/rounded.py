@@ -5,6 +5,7 @@ compiled code and on CUDA they are rounded and widened again for the call.
 """
 
 import torch
+from torch.overrides import has_torch_function
 
 from . import transforms
 from .derivatives import WEIGHTS
@@ -32,7 +33,7 @@ def layer(op):
     matrices = {first + k for first in (weights.start, (weights.start + weights.stop) // 2) for k in (0, 1)}  # of both directions
 
     def run(*args):
-        if fused is not None and not torch.compiler.is_compiling() and not transforms.active():
+        if fused is not None and not (torch.compiler.is_compiling() or transforms.active() or has_torch_function(args)):
             results = fused(*args)
             if results is not None:
                 return results

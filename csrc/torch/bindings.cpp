@@ -24,6 +24,7 @@ struct Caller<Op, R(Args...)> {
   }
 };
 
+// The same on rounded weights (rnnkernels/rounded.py), or None.
 template <class Op, class Signature = typename Op::Signature>
 struct RoundedCaller;
 template <class Op, class R, class... Args>

@@ -31,6 +31,7 @@ void set_reset(Reset<T>& to, const Layer& layer, const Checked& c) {
   to = {{mask.const_data_ptr<bool>(), mask.stride(0), mask.stride(-1)}, c.input<T>(RESET_H), c.input<T>(RESET_C)};
 }
 
+// The two parts of a prepared layer, one after the other.
 void run_rounded(ForwardArgs<float>& args) {
   const auto& [pack, run] = cpu::kernels().f32.rounded;
   args.threads = at::get_num_threads();

@@ -30,8 +30,8 @@ struct Layer {
   Cell cell;
   std::array<Tensor, argument_count> arguments;
   Tensor batch_sizes, lengths, reset;
-  bool recompute = false;   // keep no gates for the backward pass, which computes them again
-  bool with_cells = false;  // an LSTM's c of every step is a result, too
+  bool recompute = false;       // keep no gates for the backward pass, which computes them again
+  bool with_cells = false;      // an LSTM's c of every step is a result, too
   bool rounds_weights = false;  // W_ih and W_hh are kept in bfloat16: float32 layers on the CPU, without gradients
 
   const Tensor& operator[](int argument) const { return arguments[argument]; }
