@@ -32,18 +32,26 @@ BLUE, RED, GREEN, GREY = "#2e86ab", "#d1495b", "#4f9d69", "#777777"
 
 @dataclass
 class Bar:
-    """`metric` is to be better than `baseline`, another metric or a number, by at least `by`."""
+    """`metric` is to be better than `baseline`, another metric or a number, by at least `by`.
+
+    by None: nothing is asked. The two stand side by side in the table, whichever is better.
+    """
 
     metric: str
     baseline: str | float
-    by: float = 0.0
+    by: float | None = 0.0
     lower: bool = False  # lower is better
+    ceiling: str | None = None  # the setting at which the metric ends: a value of that reads "or more"
 
     def passed(self, metrics: dict[str, float]) -> bool:
         value, baseline = metrics[self.metric], metrics.get(self.baseline, self.baseline)
+        if self.by is None:
+            return True
         return baseline - value >= self.by if self.lower else value - baseline >= self.by
 
     def __str__(self):
+        if self.by is None:
+            return f"{self.metric} beside {self.baseline}"
         return f"{self.metric} {'below' if self.lower else 'above'} {self.baseline}" + f" by {self.by:g}" * bool(
             self.by
         )
@@ -176,7 +184,8 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
         [] if args.mode == "smoke" else [{"bar": str(bar), **asdict(bar), "passed": bar.passed(means)} for bar in bars]
     )
     for one in judged:
-        console.print(("[green]passed[/]" if one["passed"] else "[red]MISSED[/]") + f": {one['bar']}")
+        said = "compared" if one["by"] is None else "[green]passed[/]" if one["passed"] else "[red]MISSED[/]"
+        console.print(f"{said}: {one['bar']}")
     result = dict(
         program=name,
         mode=args.mode,

@@ -85,6 +85,8 @@ def test_bars():
     assert not common.Bar("accuracy", 0.95).passed(metrics | {"accuracy": float("nan")})
     assert str(common.Bar("accuracy", "guessing", by=0.4)) == "accuracy above guessing by 0.4"
     assert str(common.Bar("error", 0.1, lower=True)) == "error below 0.1"
+    shown = common.Bar("guessing", "accuracy", by=None)
+    assert shown.passed(metrics) and str(shown) == "guessing beside accuracy"
 
 
 def test_padded_is_the_same_with_both_libraries():
