@@ -11,6 +11,7 @@ import ast
 import importlib
 import io
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -116,11 +117,29 @@ def require(module: str, package: str | None = None) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if module.split(".")[0] in sys.stdlib_module_names:
+            raise SystemExit(
+                f"This program reads {module}, which ships with CPython's standard library, and the one of\n"
+                f"{sys.executable} lacks it: take a Python with its whole standard library."
+            ) from None
         package = package or module.split(".")[0]
         raise SystemExit(
             f"This program reads data from the package {package}, and {error.name} is not installed.\n"
             f"    pip install {package}        (all programs: pip install -r requirements/examples.txt)"
         ) from None
+
+
+def manual() -> list[str]:
+    """The paragraphs of Python's reference manual, real text that comes with Python, as they stand there.
+
+    Each once: the manual repeats itself, and what was learned must not come back in the test.
+    """
+    topics = require("pydoc_data.topics").topics
+    once = {}
+    for name in sorted(topics):
+        for paragraph in re.split(r"\n\s*\n", topics[name]):
+            once.setdefault(" ".join(paragraph.split()), paragraph)
+    return [paragraph for words, paragraph in once.items() if words]
 
 
 def figure(columns: int = 2, rows: int = 1, width: float = 10, height: float = 3.6):

@@ -57,6 +57,13 @@ def test_missing_data(name, tmp_path, monkeypatch):
         smoke(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["char_lm", "restore_case", "ddp_lm"])
+def test_missing_manual(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(SystemExit, match="pydoc_data.topics, which ships with CPython's standard library"):
+        smoke(name, tmp_path)
+
+
 @pytest.mark.parametrize("package", ["rich", "matplotlib"])
 def test_missing_packages_of_all_programs(package):
     code = f"import sys; sys.modules['{package}'] = None; import examples.char_lm"
