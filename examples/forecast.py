@@ -150,7 +150,7 @@ def draw(pictures):
     for name, errors in by_week.items():
         error.plot(range(1, FUTURE + 1), errors, color=colors[name], label=name)
     error.set(title=f"mean error of all forecasts from {TEST_FROM} on, ppm", xlabel="weeks ahead", ylim=(0, None))
-    error.legend(frameon=False, fontsize=7)
+    error.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, 0.92))
     return figure
 
 
