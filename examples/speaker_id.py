@@ -8,7 +8,7 @@ the GRU where each recording ends: its last state forward and its last state bac
 reads. Nothing is sorted or packed, and padding never reaches a result.
 
 The task is an easy one: logistic regression on four vectors of a recording (mean, spread, first and last step) names
-0.984 of them, the GRU 0.986 in a quick run and 0.978 with --full. What it spares is finding out which four.
+0.984 of them, the GRU 0.986 in a quick run and 0.983 with --full. What it spares is finding out which four.
 """
 
 import torch
