@@ -7,6 +7,10 @@ A small CNN encodes an 8x8 digit (scikit-learn's, 1,797 of them) and its feature
 the GRU reads the right letters (teacher forcing) and all steps are one call. In writing each letter that it chose is
 its next input, until it writes the end mark: one call per letter, or rather one step of a `Stepper`, which copies the
 weights once.
+
+The point is the letters. To know the digit alone takes no network that writes: the nearest picture to learn from (1-NN
+on pixels) has 0.961 of them right, more than this network after a quick run and less than after --full. The test's
+pictures are of writers who are not among the training's.
 """
 
 import rnnkernels
@@ -21,10 +25,14 @@ SETTINGS = {
     "full": dict(steps=1500, hidden=96),
     "smoke": dict(steps=4, hidden=8),
 }
-BARS = [common.Bar("names right", "names right by the nearest mean", by=0.04)]
+BARS = [
+    common.Bar("names right", "names right by the nearest mean", by=0.04),
+    common.Bar("names right", "names right by the nearest picture", by=None),
+]
 NAMES = "zero one two three four five six seven eight nine".split()
 LETTERS = "." + "".join(sorted(set("".join(NAMES))))  # "." begins and ends a name
 LONGEST = max(map(len, NAMES)) + 1
+FIRST_TEST = 1287  # a writer's form begins here, with the digits 0 to 9 three times over
 
 
 class Captioner(nn.Module):
@@ -57,11 +65,10 @@ class Captioner(nn.Module):
 
 
 def load():
-    """(pictures [N, 1, 8, 8] in 0..1, digits [N]) to learn from, and to test: the last quarter, by other writers."""
+    """(pictures [N, 1, 8, 8] in 0..1, digits [N]) to learn from, and to test: the last forms, by other writers."""
     digits = common.require("sklearn.datasets", "scikit-learn").load_digits()
     pictures, labels = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None], torch.tensor(digits.target)
-    n = len(labels) * 3 // 4
-    return (pictures[:n], labels[:n]), (pictures[n:], labels[n:])
+    return (pictures[:FIRST_TEST], labels[:FIRST_TEST]), (pictures[FIRST_TEST:], labels[FIRST_TEST:])
 
 
 def spelled(digits):
@@ -71,9 +78,14 @@ def spelled(digits):
 
 
 def nearest_mean(train, test):
-    """The baseline: the name of the mean picture that is nearest."""
+    """A baseline: the name of the mean picture that is nearest."""
     means = torch.stack([train[0][train[1] == d].mean(0).flatten() for d in range(10)])
     return [NAMES[d] for d in torch.cdist(test[0].flatten(1), means).argmin(1)]
+
+
+def nearest_picture(train, test):
+    """A better one: the name of the nearest of all pictures to learn from."""
+    return [NAMES[d] for d in train[1][torch.cdist(test[0].flatten(1), train[0].flatten(1)).argmin(1)]]
 
 
 def experiment(run):
@@ -93,6 +105,7 @@ def experiment(run):
     written, chances = model.write(test[0])
     right = lambda names: sum(NAMES[d] == name for d, name in zip(test[1], names)) / len(names)
     metrics = {"names right": right(written), "names right by the nearest mean": right(nearest_mean(train, test)),
+               "names right by the nearest picture": right(nearest_picture(train, test)),
                "written names that exist": sum(name in NAMES for name in written) / len(written)}  # fmt: skip
     return metrics, (losses, test, written, chances)
 

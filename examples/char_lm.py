@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from pydoc_data.topics import topics  # Python's own reference manual: real text that is on every machine
 
 import rnnkernels
 import torch
@@ -80,7 +79,7 @@ class Training:
 
 def load_text() -> tuple[Tensor, Tensor, list[str]]:
     """(training characters, validation characters, alphabet), characters as numbers."""
-    text = "\n".join(topics[name] for name in sorted(topics))
+    text = "\n\n".join(common.manual())
     alphabet = sorted(set(text))
     number = {char: i for i, char in enumerate(alphabet)}
     encoded = torch.tensor([number[char] for char in text])

@@ -11,6 +11,7 @@ import ast
 import importlib
 import io
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -32,18 +33,26 @@ BLUE, RED, GREEN, GREY = "#2e86ab", "#d1495b", "#4f9d69", "#777777"
 
 @dataclass
 class Bar:
-    """`metric` is to be better than `baseline`, another metric or a number, by at least `by`."""
+    """`metric` is to be better than `baseline`, another metric or a number, by at least `by`.
+
+    by None: nothing is asked. The two stand side by side in the table, whichever is better.
+    """
 
     metric: str
     baseline: str | float
-    by: float = 0.0
+    by: float | None = 0.0
     lower: bool = False  # lower is better
+    ceiling: str | None = None  # the setting at which the metric ends: a value of that reads "or more"
 
     def passed(self, metrics: dict[str, float]) -> bool:
         value, baseline = metrics[self.metric], metrics.get(self.baseline, self.baseline)
+        if self.by is None:
+            return True
         return baseline - value >= self.by if self.lower else value - baseline >= self.by
 
     def __str__(self):
+        if self.by is None:
+            return f"{self.metric} beside {self.baseline}"
         return f"{self.metric} {'below' if self.lower else 'above'} {self.baseline}" + f" by {self.by:g}" * bool(
             self.by
         )
@@ -108,11 +117,29 @@ def require(module: str, package: str | None = None) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if module.split(".")[0] in sys.stdlib_module_names:
+            raise SystemExit(
+                f"This program reads {module}, which ships with CPython's standard library, and the one of\n"
+                f"{sys.executable} lacks it: take a Python with its whole standard library."
+            ) from None
         package = package or module.split(".")[0]
         raise SystemExit(
             f"This program reads data from the package {package}, and {error.name} is not installed.\n"
             f"    pip install {package}        (all programs: pip install -r requirements/examples.txt)"
         ) from None
+
+
+def manual() -> list[str]:
+    """The paragraphs of Python's reference manual, real text that comes with Python, as they stand there.
+
+    Each once: the manual repeats itself, and what was learned must not come back in the test.
+    """
+    topics = require("pydoc_data.topics").topics
+    once = {}
+    for name in sorted(topics):
+        for paragraph in re.split(r"\n\s*\n", topics[name]):
+            once.setdefault(" ".join(paragraph.split()), paragraph)
+    return [paragraph for words, paragraph in once.items() if words]
 
 
 def figure(columns: int = 2, rows: int = 1, width: float = 10, height: float = 3.6):
@@ -176,7 +203,8 @@ def main(name: str, doc: str, settings: dict[str, dict], bars: list[Bar], experi
         [] if args.mode == "smoke" else [{"bar": str(bar), **asdict(bar), "passed": bar.passed(means)} for bar in bars]
     )
     for one in judged:
-        console.print(("[green]passed[/]" if one["passed"] else "[red]MISSED[/]") + f": {one['bar']}")
+        said = "compared" if one["by"] is None else "[green]passed[/]" if one["passed"] else "[red]MISSED[/]"
+        console.print(f"{said}: {one['bar']}")
     result = dict(
         program=name,
         mode=args.mode,

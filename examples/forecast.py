@@ -5,8 +5,12 @@
 Mauna Loa's weekly CO2, 1958 to 2001 (carried by statsmodels). The LSTM reads the last 104 weeks and its last state
 predicts the next 52. A seasonal-naive forecast says "as in the same week a year ago"; the LSTM learns what to add to
 that: its inputs are the growth over a year, the change over a week and the season, its targets the growth that is
-still to come. It learns from the weeks up to 1989 and forecasts from every week after. Two better baselines add the
-mean growth of the years up to then, which is all that an untrained head would say, and the growth of the last year.
+still to come. It learns from the weeks up to 1989 and forecasts from every week after. Better baselines add the mean
+growth of the years up to then, which is all that an untrained head would say, that of the last 20 of them, and the
+growth of the last year.
+
+The best one is ridge regression on the LSTM's own inputs, and it wins: a mean error of 0.52 ppm where the LSTM has
+0.64. There are 32 years to learn from; on a series like this try the linear map first.
 """
 
 import math
@@ -26,9 +30,12 @@ BARS = [
     common.Bar("error", "error of seasonal-naive", by=0.7, lower=True),
     common.Bar("error", "error of seasonal-naive and mean growth", by=0.04, lower=True),
     common.Bar("error", "error of seasonal-naive and last growth", by=0.08, lower=True),
+    common.Bar("error", "error of seasonal-naive and 20 years' growth", by=None, lower=True),
+    common.Bar("error", "error of ridge regression", by=None, lower=True),
 ]
 YEAR, PAST, FUTURE = 52, 104, 52
-TEST_FROM = 1990
+VALID_FROM, TEST_FROM = 1980, 1990  # the years between choose the penalty of ridge regression
+PENALTIES = [10 ** (k / 2) for k in range(-6, 5)]
 
 
 class Forecaster(nn.Module):
@@ -58,11 +65,34 @@ def features(co2, when):
     return torch.stack([growth, change, season[YEAR:].sin(), season[YEAR:].cos()], -1)
 
 
+def ridge(past, targets, penalty):
+    """The map past [N, inputs] -> targets [N, FUTURE] with the least mean squared error + penalty |weights|^2."""
+    x, mean, offset = past - past.mean(0), past.mean(0), targets.mean(0)
+    square = x.t() @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=x.dtype)
+    weights = torch.linalg.solve(square, x.t() @ (targets - offset) / len(x))
+    return lambda past: (past - mean) @ weights + offset
+
+
+def ridge_forecast(past, targets, first_valid, first_test):
+    """The baseline: forecasts [N, FUTURE] of all test windows, with the penalty that is best from first_valid on."""
+    past, targets = past.double(), targets.double()
+    known = lambda first: slice(first - FUTURE)  # their future ends before window `first` begins to forecast
+
+    def valid_error(penalty):
+        rows = slice(first_valid, first_test - FUTURE)
+        guess = ridge(past[known(first_valid)], targets[known(first_valid)], penalty)(past[rows])
+        return (guess - targets[rows]).abs().mean()
+
+    best = min(PENALTIES, key=valid_error)
+    return ridge(past[known(first_test)], targets[known(first_test)], best)(past[first_test : len(targets)]).float()
+
+
 def experiment(run):
     co2, when = load()
     x = features(co2, when)
     growth = x[:, 0].clone()
-    known = int((when[YEAR:] < TEST_FROM).sum())  # the first week that is to be forecast
+    first_of = lambda year: int((when[YEAR:] < year).sum())
+    known = first_of(TEST_FROM)  # the first week that is to be forecast
     mean, std = x[:known].mean(0), x[:known].std(0)
     x = (x - mean) / std
     model = Forecaster(run.library, x.shape[1], run.hidden)
@@ -86,7 +116,11 @@ def experiment(run):
         "LSTM": predicted,
         "seasonal-naive": torch.zeros(1),
         "seasonal-naive and mean growth": mean[0],
+        "seasonal-naive and 20 years' growth": growth[known - 20 * YEAR : known].mean(),
         "seasonal-naive and last growth": last,
+        "ridge regression": ridge_forecast(
+            windows.permute(1, 0, 2).flatten(1), targets, first_of(VALID_FROM) - PAST, first_test
+        ),
     }
     by_week = {name: (guess - truth).abs().mean(0) for name, guess in guesses.items()}
     metrics = {}
@@ -107,7 +141,7 @@ def experiment(run):
 def draw(pictures):
     (when, co2, naive, predicted), by_week, _ = pictures[0]
     figure, (path, error) = common.figure()
-    colors = dict(zip(by_week, (common.BLUE, common.RED, common.GREEN, common.GREY)))
+    colors = dict(zip(by_week, (common.BLUE, common.RED, common.GREEN, "#8fc3a3", common.GREY, "black")))
     path.plot(when, co2, color="black", linewidth=1, label="measured")
     path.plot(when[-FUTURE:], naive, color=common.RED, label="seasonal-naive")
     path.plot(when[-FUTURE:], predicted, color=common.BLUE, label="LSTM")
@@ -116,7 +150,7 @@ def draw(pictures):
     for name, errors in by_week.items():
         error.plot(range(1, FUTURE + 1), errors, color=colors[name], label=name)
     error.set(title=f"mean error of all forecasts from {TEST_FROM} on, ppm", xlabel="weeks ahead", ylim=(0, None))
-    error.legend(frameon=False, fontsize=8)
+    error.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, 0.92))
     return figure
 
 

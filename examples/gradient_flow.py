@@ -2,10 +2,16 @@
 
     python -m examples.gradient_flow
 
-A layer reads 100 random inputs; the loss looks at its last state only. For each cell the gradient |dL/dh_t| is
-measured at every step, as torch.nn initialises the layer and with the initialisations of rnnkernels.init. Then W_hh
-is rescaled, gate by gate, to a given spectral radius, the largest |eigenvalue|: below 1 an RNN's gradients vanish,
-above 1 they explode until tanh saturates. Gates make an LSTM and a GRU far less sensitive to it.
+A layer reads 100 random inputs; the loss looks at its last state only. Two things are measured at every step, for
+each cell as torch.nn initialises it and with the initialisations of rnnkernels.init:
+
+    gain        by which factor a gradient of random direction grows on its way from the last state back to state t;
+                the state of an LSTM is (h, c). It depends on the layer alone, and is what "steps until 1%" counts
+    |dL/dh_t|   what arrives at h_t of this loss. Of an LSTM this is only a part, and the smaller one: its memory is c
+
+A count of T steps means that more than 1% is left of the first step's, so it reads "T or more". Then W_hh is rescaled,
+gate by gate, to a given spectral radius, the largest |eigenvalue|: below 1 an RNN's gradients vanish, above 1 they
+explode until tanh saturates. Gates make an LSTM and a GRU less sensitive to it.
 """
 
 import torch
@@ -21,10 +27,10 @@ SETTINGS = {
 }
 LEFT = 0.01  # a gradient has vanished when less than this part of it is left
 CELLS = {"RNN": common.RED, "GRU": common.BLUE, "LSTM": common.GREEN}
+GAIN, GRADIENT = (f"steps until 1% of {what} is left" for what in ("the gain", "|dL/dh|"))
 BARS = [
-    common.Bar("LSTM, chrono: steps until 1% is left", "RNN: steps until 1% is left", by=40),
-    common.Bar("GRU, chrono: steps until 1% is left", "RNN: steps until 1% is left", by=40),
-    common.Bar("RNN, orthogonal: steps until 1% is left", "RNN: steps until 1% is left", by=5),
+    common.Bar(f"{label}: {GAIN}", f"RNN: {GAIN}", by=by, ceiling="T")
+    for label, by in (("LSTM, chrono", 40), ("GRU, chrono", 40), ("RNN, orthogonal", 5))
 ]
 
 
@@ -41,11 +47,13 @@ def set_spectral_radius(rnn, radius):
     return rnn
 
 
-def reach(flow):
-    """Steps from the end back to the first one where less than LEFT of the gradient's gain is left (T: nowhere)."""
-    gains = flow.jacobian[0].flip(0)
-    gone = (gains < LEFT).nonzero()
-    return len(gains) if not len(gone) else gone[0].item()
+def reach(sizes):
+    """Steps from the end back to the first one where less than LEFT of the last step's is left; T where there is none.
+
+    sizes [T], a gain or a gradient at each step.
+    """
+    gone = (sizes.flip(0) < LEFT * sizes[-1]).nonzero()
+    return gone[0].item() if len(gone) else len(sizes)
 
 
 def experiment(run):
@@ -57,7 +65,8 @@ def experiment(run):
         for name, rnn in (("", build()), better(cell, build(), run.T)):
             label = f"{cell}, {name}" if name else cell
             flows[label] = gradient_flow(rnn, x, loss)
-            metrics[f"{label}: steps until 1% is left"] = reach(flows[label])
+            metrics[f"{label}: {GAIN}"] = reach(flows[label].jacobian[0])
+            metrics[f"{label}: {GRADIENT}"] = reach(flows[label].gradient[0])
         start = build()
         swept[cell] = [
             gradient_flow(set_spectral_radius(start, radius), x, loss).gain(0) ** (1 / (run.T - 1))
@@ -69,22 +78,20 @@ def experiment(run):
 
 def draw(pictures):
     flows, radii, swept = pictures[0]
-    figure, (curves, sweep) = common.figure()
+    figure, (gains, gradients, sweep) = common.figure(3, width=13)
     for label, flow in flows.items():
-        good = "," in label
-        curves.semilogy(
-            flow.gradient[0].clamp(min=1e-14),
-            color=CELLS[label.split(",")[0]],
-            linestyle="-" if good else ":",
-            label=label,
-        )
-    curves.set(title="|dL/dh| of a loss at the last step", xlabel="step")
-    curves.legend(frameon=False, fontsize=8)
+        style = dict(color=CELLS[label.split(",")[0]], linestyle="-" if "," in label else ":", label=label)
+        gains.semilogy(flow.jacobian[0].clamp(min=1e-14), **style)
+        gradients.semilogy(flow.gradient[0].clamp(min=1e-14), **style)
+    gains.axhline(LEFT, color="black", linewidth=0.5)
+    gains.set(title="gain from the last state back to this one\n(of an LSTM: h and c)", xlabel="step")
+    gains.legend(frameon=False, fontsize=8)
+    gradients.set(title="|dL/dh| of a loss at the last step\n(of an LSTM: without c)", xlabel="step")
     for cell, color in CELLS.items():
         sweep.plot(radii, swept[cell], "o-", color=color, label=cell)
     sweep.plot(radii, radii, ":", color=common.GREY, label="a linear recurrence")
     sweep.axhline(1, color="black", linewidth=0.5)
-    sweep.set(title="growth of a gradient per step", xlabel="spectral radius of W_hh, each gate")
+    sweep.set(title="the gain, per step", xlabel="spectral radius of W_hh, each gate")
     sweep.legend(frameon=False, fontsize=8)
     return figure
 

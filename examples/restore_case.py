@@ -11,7 +11,6 @@ text to learn from.
 import re
 import textwrap
 from collections import Counter
-from pydoc_data.topics import topics
 
 import torch
 from torch import nn
@@ -51,12 +50,10 @@ class Restorer(nn.Module):
 def load():
     """The text as (word in lower case, its case, its mark) for each word, the part to learn from and the part to test.
 
-    Prose only, and each paragraph once: the manual repeats itself, and what was learned must not come back in the test.
+    Prose only, so nothing deeply indented.
     """
-    paragraphs = (
-        " ".join(p.split()) for name in sorted(topics) for p in re.split(r"\n\s*\n", topics[name]) if p[:5].strip()
-    )
-    prose = [p for p in dict.fromkeys(paragraphs) if ">>>" not in p and p.endswith((".", ":")) and p.count(" ") > 8]
+    paragraphs = (" ".join(p.split()) for p in common.manual() if p[:5].strip())
+    prose = [p for p in paragraphs if ">>>" not in p and p.endswith((".", ":")) and p.count(" ") > 8]
     parts = [], []
     for i, paragraph in enumerate(prose):
         for word, after in re.findall(r"([A-Za-z]+)([^A-Za-z]*)", paragraph):

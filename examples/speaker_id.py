@@ -6,6 +6,9 @@ JapaneseVowels (Kudo, Toyama, Shimbo 1999; carried by the package aeon): nine me
 learn from and 370 to name, each 7 to 29 steps of 12 cepstral coefficients. The batch is padded and `lengths=` tells
 the GRU where each recording ends: its last state forward and its last state backward, h_n, are what the classifier
 reads. Nothing is sorted or packed, and padding never reaches a result.
+
+The task is an easy one: logistic regression on four vectors of a recording (mean, spread, first and last step) names
+0.984 of them, the GRU 0.986 in a quick run and 0.983 with --full. What it spares is finding out which four.
 """
 
 import torch
@@ -20,7 +23,11 @@ SETTINGS = {
     "full": dict(steps=2000, hidden=96),
     "smoke": dict(steps=4, hidden=8),
 }
-BARS = [common.Bar("accuracy", "accuracy of the nearest mean", by=0.04), common.Bar("accuracy", 0.95)]
+BARS = [
+    common.Bar("accuracy", "accuracy of the nearest mean", by=0.04),
+    common.Bar("accuracy", 0.95),
+    common.Bar("accuracy", "accuracy of logistic regression", by=None),
+]
 
 
 class SpeakerID(nn.Module):
@@ -43,16 +50,31 @@ def load(split):
 
 
 def nearest_mean(train, test):
-    """The baseline: the mean coefficients of a recording, compared with each speaker's mean."""
+    """A baseline: the mean coefficients of a recording, compared with each speaker's mean."""
     mean_of = lambda x, lengths, _: x.sum(0) / lengths[:, None]
     speakers = torch.stack([mean_of(*train)[train[2] == s].mean(0) for s in train[2].unique()])
     return (torch.cdist(mean_of(*test), speakers).argmin(1) == test[2]).float().mean()
+
+
+def logistic_regression(train, test):
+    """A better one: mean, standard deviation, first and last step of a recording, and a linear map."""
+    linear_model = common.require("sklearn.linear_model", "scikit-learn")
+
+    def summary(x, lengths, _):
+        recordings = [x[:n, row] for row, n in enumerate(lengths)]
+        return torch.stack([torch.cat([r.mean(0), r.std(0), r[0], r[-1]]) for r in recordings])
+
+    known, new = summary(*train), summary(*test)
+    scaled = lambda some: ((some - known.mean(0)) / known.std(0)).numpy()
+    model = linear_model.LogisticRegression(max_iter=1000).fit(scaled(known), train[2].numpy())
+    return model.score(scaled(new), test[2].numpy())
 
 
 def experiment(run):
     train, test = load("train"), load("test")
     spoken = train[0][torch.arange(len(train[0]))[:, None] < train[1]]  # without the padding: [sum of lengths, 12]
     mean, std = spoken.mean(0), spoken.std(0)
+    scaled = lambda part: (pad_sequence([(x[:n] - mean) / std for x, n in zip(part[0].unbind(1), part[1])]), *part[1:])
     model = SpeakerID(run.library, len(mean), run.hidden, int(train[2].max()) + 1)
 
     def loss():
@@ -67,7 +89,8 @@ def experiment(run):
         guesses = model((test[0] - mean) / std, test[1]).argmax(1)
     metrics = {
         "accuracy": (guesses == test[2]).float().mean(),
-        "accuracy of the nearest mean": nearest_mean(train, test),
+        "accuracy of the nearest mean": nearest_mean(scaled(train), scaled(test)),
+        "accuracy of logistic regression": logistic_regression(train, test),
     }
     confusion = torch.zeros(9, 9).index_put_((test[2], guesses), torch.ones(len(guesses)), accumulate=True)
     return metrics, (losses, confusion, train)

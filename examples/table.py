@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from pathlib import Path
 from statistics import pstdev
 
@@ -26,13 +27,15 @@ def rows():
         for bar in result["bars"]:
             values = [metrics[bar["metric"]] for metrics in result["metrics"]]
             spread = f" ± {pstdev(values):.3g}" if len(values) > 1 else ""
+            or_more = "≥ " * (max(values) >= result["settings"].get(bar.get("ceiling"), math.inf))
             mean, baseline = result["mean"][bar["metric"]], bar["baseline"]
             named = isinstance(baseline, str)
             level = result["mean"][baseline] if named else baseline
-            asked = f"{'-' if bar['lower'] else '+'}{bar['by']:g}" + ", missed" * (not bar["passed"])
+            asked = "nothing" if bar["by"] is None else f"{'-' if bar['lower'] else '+'}{bar['by']:g}"
+            asked += ", missed" * (not bar["passed"])
             yield (label.format("1 seed" if len(values) == 1 else f"{len(values)} seeds"), bar["metric"],
-                   f"{mean:.3g}{spread}", f"{baseline}: {level:.3g}" if named else f"{level:g}",
-                   f"{mean - level:+.3g}", asked)  # fmt: skip
+                   f"{or_more}{mean:.3g}{spread}", f"{baseline}: {level:.3g}" if named else f"{level:g}",
+                   f"{or_more}{mean - level:+.3g}", asked)  # fmt: skip
             label = ""
 
 

@@ -57,6 +57,13 @@ def test_missing_data(name, tmp_path, monkeypatch):
         smoke(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["char_lm", "restore_case", "ddp_lm"])
+def test_missing_manual(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(SystemExit, match="pydoc_data.topics, which ships with CPython's standard library"):
+        smoke(name, tmp_path)
+
+
 @pytest.mark.parametrize("package", ["rich", "matplotlib"])
 def test_missing_packages_of_all_programs(package):
     code = f"import sys; sys.modules['{package}'] = None; import examples.char_lm"
@@ -85,6 +92,8 @@ def test_bars():
     assert not common.Bar("accuracy", 0.95).passed(metrics | {"accuracy": float("nan")})
     assert str(common.Bar("accuracy", "guessing", by=0.4)) == "accuracy above guessing by 0.4"
     assert str(common.Bar("error", 0.1, lower=True)) == "error below 0.1"
+    shown = common.Bar("guessing", "accuracy", by=None)
+    assert shown.passed(metrics) and str(shown) == "guessing beside accuracy"
 
 
 def test_padded_is_the_same_with_both_libraries():
