@@ -58,14 +58,18 @@ struct RowsOfA {
   }
 };
 
-// A as the transpose of rows that lie `stride` apart: element (m, k) is data[k * stride + m].
+// A as the transpose of rows that lie `stride` apart: element (m, k) is data[k * stride + m]. Meanwhile the columns from `next` on
+// are fetched into the L2.
 template <class T, int MR>
 struct ColumnsOfA {
-  const T* data;
+  const T *data, *next;
   int64_t stride;
   RNNK_FN T operator()(int m, int64_t k) const { return data[k * stride + m]; }
-  RNNK_FN void fetch(int64_t k) const { _mm_prefetch(reinterpret_cast<const char*>(data + (k + columns_ahead) * stride), _MM_HINT_T0); }
-  RNNK_FN void advance(int64_t k) { data += k * stride; }
+  RNNK_FN void fetch(int64_t k) const {
+    _mm_prefetch(reinterpret_cast<const char*>(data + (k + columns_ahead) * stride), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(next + k * stride), _MM_HINT_T1);
+  }
+  RNNK_FN void advance(int64_t k) { data += k * stride, next += k * stride; }
 };
 
 template <class T, int MR, int NV>
@@ -237,11 +241,12 @@ RNNK_FN void rows_product(const T* const* rows, int64_t M, const Stretches& k, c
   }
 }
 
-// The first `valid` rows of C = the transpose of K rows of A, `stride` apart, times a panel. Reads up to the tile's rows of A's columns.
+// The first `valid` rows of C = the transpose of K rows of A, `stride` apart, times a panel. Reads up to the tile's rows of A's columns
+// and fetches those from `next` on.
 template <int NV, class T>
-RNNK_NOINLINE void columns_tile(const T* a, int64_t stride, int64_t K, const T* panel, const Target<T>& c, int valid) {
+RNNK_NOINLINE void columns_tile(const T* a, const T* next, int64_t stride, int64_t K, const T* panel, const Target<T>& c, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, stride}, K, chain_length(K), panel, c, 0, valid);
+  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, next, stride}, K, chain_length(K), panel, c, 0, valid);
 }
 
 // rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].

@@ -141,7 +141,8 @@ class Gradients {
           for_blocks(at_once, mine, [&](int64_t q, int64_t i) {
             const int64_t stretch = i / tiles, first = i % tiles * MR, column = q * panels.width();
             const Target<T> to{out + (stretch * m.length + first) * columns, columns, nullptr, column, columns - column, store};
-            columns_tile<NV>(a + begin * a_stride + m.start[stretch] + first, a_stride, K, s.panels + (q - p) * K * panels.width(), to,
+            const T* from = a + begin * a_stride + m.start[stretch] + first;
+            columns_tile<NV>(from, from + (q + 1 == at_once.end ? tiles_at_once * MR : 0), a_stride, K, s.panels + (q - p) * K * panels.width(), to,
                              int(std::min<int64_t>(MR, m.length - first)));
           });
         }

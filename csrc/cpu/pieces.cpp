@@ -1,7 +1,6 @@
 #include "cpu/pieces.h"
 
 #include <immintrin.h>
-#include <linux/futex.h>
 #include <omp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -13,6 +12,7 @@
 #include <atomic>
 
 #include "cpu/denormals.h"
+#include "cpu/futex.h"
 #include "cpu/partition.h"
 
 namespace rnnk::cpu {
@@ -20,15 +20,8 @@ namespace rnnk::cpu {
 namespace {
 
 constexpr int most_threads = 64;
-constexpr int64_t spins_before_sleep = 4'000;  // some 200 us
 constexpr uint64_t cycles_between_close_calls = 2'000'000;
 constexpr int close_calls_in_a_row = 16;  // more than the layers of one lonely step
-
-// Between two looks at what one waits for.
-void pause(int64_t spin) {
-  if (spin % 64 == 63) sched_yield();  // whoever has work may be waiting for this core
-  else _mm_pause();
-}
 
 // One call's pieces. A thread's share is counted where no other thread's count lies.
 struct Job {
@@ -68,7 +61,9 @@ class alignas(64) Helper {
     if (asleep && !may_wake) return false;
     if ((asleep || core_.load(std::memory_order_relaxed) == callers_core) && !keep_off(callers_core)) return false;
     calls_.fetch_add(1);
-    return asleep_.load() && syscall(SYS_futex, &calls_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0) >= 0;
+    if (!asleep_.load()) return false;
+    wake(calls_, 1);
+    return true;
   }
 
   // The helper's own part.
@@ -81,10 +76,10 @@ class alignas(64) Helper {
 
   // Returns the number of calls, once it is not `heard` any more.
   uint32_t await(uint32_t heard) {
-    for (int64_t spin = 0; spin < spins_before_sleep && calls_.load() == heard; ++spin) pause(spin);
+    for (int spin = 0; spin < long_spin && calls_.load() == heard; ++spin) _mm_pause();
     if (calls_.load() == heard) {
       asleep_.store(true);
-      while (calls_.load() == heard) syscall(SYS_futex, &calls_, FUTEX_WAIT_PRIVATE, heard, nullptr, nullptr, 0);
+      while (calls_.load() == heard) sleep_while(calls_, heard);
       asleep_.store(false);
     }
     if (kept_off_.exchange(false)) sched_setaffinity(0, sizeof(home_), &home_);
@@ -145,7 +140,10 @@ class Crew {
       if (start(i) && helpers_[i].call(core, wakes > 0)) --wakes;
     job_.work(0);
     door_.fetch_and(~open, std::memory_order_relaxed);
-    for (int64_t spin = 0; door_.load(std::memory_order_acquire) != 0;) pause(spin++);
+    for (int spin = 0; door_.load(std::memory_order_acquire) != 0; ++spin) {
+      if (spin < long_spin) _mm_pause();
+      else sched_yield();  // a helper may be waiting for this core
+    }
     busy_.store(false, std::memory_order_release);
     return true;
   }

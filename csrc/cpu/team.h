@@ -6,24 +6,24 @@
 namespace rnnk::cpu {
 
 // A sense-reversing barrier for `size` threads that spins, because the threads meet every time step (30-50 ns against 210 ns
-// for OpenMP's), and yields after a while, because a machine may run more threads than it has cores.
+// for OpenMP's), and sleeps after a while, because others may have the core that the last one needs.
 class Barrier {
  public:
   void wait(int size) {
     if (size == 1) return;
-    const uint32_t turn = turn_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
-      arrived_.store(0, std::memory_order_relaxed);
-      turn_.store(turn + 1, std::memory_order_release);
-      return;
-    }
-    await(turn);
+    const uint32_t turn = turn_.load(std::memory_order_relaxed) & ~somebody_sleeps;
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size) return await(turn);
+    arrived_.store(0, std::memory_order_relaxed);
+    if (turn_.exchange(turn + 2, std::memory_order_acq_rel) & somebody_sleeps) wake_all();
   }
 
  private:
+  static constexpr uint32_t somebody_sleeps = 1;
   void await(uint32_t turn);
+  void sleep(uint32_t turn);
+  void wake_all();
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> turn_{0};
+  alignas(64) std::atomic<uint32_t> turn_{0};  // counts by two
 };
 
 // Calls body(context, thread, threads) on up to `threads` threads with denormals flushed to zero. The team may be smaller: one
