@@ -14,7 +14,8 @@ FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"
 
 
 @pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
-@pytest.mark.parametrize("name, sources", [("test_cells", []), ("test_activations", []), ("test_pieces", ["csrc/cpu/pieces.cpp"])])
+@pytest.mark.parametrize("name, sources", [("test_cells", []), ("test_activations", []), ("test_pieces", ["csrc/cpu/pieces.cpp"]),
+                                           ("test_team", ["csrc/cpu/team.cpp"])])
 def test_cpp(name, sources, tmp_path):
     program = tmp_path / name
     sources = [ROOT / "tests/cpp" / f"{name}.cpp", *(ROOT / source for source in sources)]

@@ -1,4 +1,4 @@
-"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, test_pieces.cpp under the latter, CUDA code on the host and the fast
+"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, test_pieces.cpp and test_team.cpp under the latter, CUDA code on the host and the fast
 Python tests under AddressSanitizer.
 
     python tests/deep/sanitizers.py [WORD ...]     only the steps whose name contains a word
@@ -48,6 +48,7 @@ CHECKS = [
     Check("AddressSanitizer and UBSan, every ISA", "address", ADDRESS, one_isa=False),
     Check("ThreadSanitizer", "thread", THREAD, ("quick",)),
     Check("ThreadSanitizer, pieces", "thread-pieces", THREAD, program="test_pieces", sources="pieces.cpp"),
+    Check("ThreadSanitizer, team", "thread-team", THREAD, program="test_team", sources="team.cpp"),
     Check("AddressSanitizer sees a vector stored past a row's end", "planted-overrun", ADDRESS, ("quick",),
           (FORWARD, "store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);", "next.h.part[j].store(state_rows[row(j)] + u);"), "SUMMARY: AddressSanitizer"),
     Check("ThreadSanitizer sees a missing barrier", "planted-race", THREAD, ("quick",),
