@@ -1,10 +1,11 @@
 """Whether the time loops of the persistent kernels keep to the chip, by their machine code.
 
-    python tests/cuda_sass.py OBJECT ...      objects or cubins of csrc/cuda/persistent_*.cu, cluster_*.cu
+    python tests/cuda_sass.py OBJECT ...      objects or cubins of csrc/cuda/persistent_*.cu, cluster_*.cu, grid_*.cu
 
-In a *_loop_kernel or *_cluster_kernel nothing may go to local memory, and the loop over the steps (from the target of the outermost jump
-back over its tensor-core instructions to that jump) may load no more from global memory than its inputs: weights are
-read before it. Needs cuobjdump (the environment's CUOBJDUMP, or in the PATH). Exits 1 if a kernel does otherwise.
+In a *_loop_kernel, *_cluster_kernel or *_grid_kernel nothing may go to local memory, and the loop over the steps (from the
+target of the outermost jump back over its tensor-core instructions to that jump; in a *_grid_kernel the innermost, for
+around the steps there are rounds) may load no more from global memory than its inputs and, past the L1 (STRONG), what
+other blocks have written: weights are read before it. Needs cuobjdump (the environment's CUOBJDUMP, or in the PATH). Exits 1 if a kernel does otherwise.
 """
 
 import os
@@ -15,6 +16,7 @@ import sys
 from dataclasses import dataclass
 
 CUOBJDUMP = os.environ.get("CUOBJDUMP") or shutil.which("cuobjdump")
+PLAIN_LOAD = re.compile(r"\bLDG\b(?!\S*STRONG)")
 GATES = {"Lstm": 4, "Gru": 3, "Rnn": 1}
 SAVED = {"Lstm": 4, "Gru": 4, "Rnn": 0}
 
@@ -32,14 +34,18 @@ class Kernel:
         jumps = [(at, int(found[1], 16)) for at, text in self.code
                  if (found := re.search(r"\bBRA (?:\S+, )?0x([0-9a-f]+)", text))]
         loops = [(to, at) for at, to in jumps if to <= products[0] and at >= products[-1]]
-        begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
+        choose = min if "_grid_kernel" in self.name else max
+        begin, end = choose(loops, key=lambda loop: loop[1] - loop[0])
         return [text for at, text in self.code if begin <= at <= end]
 
     @property
     def most_loads(self):
-        """Of two steps of a thread's rows: a cell's inputs as single values and as vectors, and the packed table twice."""
+        """Of two steps of a thread's rows, or one of two tiles: a cell's inputs as single values and as vectors, and the
+        packed table twice."""
         cell = re.search(r"(Lstm|Gru|Rnn)<", self.name)[1]
-        if "_cluster_kernel" in self.name:
+        if "_grid_kernel" in self.name:
+            rows = units = 1
+        elif "_cluster_kernel" in self.name:
             rows = units = 2 if cell == "Rnn" else 1
         else:
             rows, units = 2, int(re.search(r"Tiling<\d+, (\d+)>", self.name)[1])
@@ -49,7 +55,7 @@ class Kernel:
 
     def faults(self):
         local = sum(bool(re.search(r"\b(LDL|STL)\b", text)) for _, text in self.code)
-        loads = sum(bool(re.search(r"\bLDG\b", text)) for text in self.loop)
+        loads = sum(bool(PLAIN_LOAD.search(text)) for text in self.loop)
         if local:
             yield f"{local} accesses to local memory"
         if loads > self.most_loads:
@@ -64,7 +70,7 @@ def kernels(path):
     for part in re.split(r"^(?=\s+Function : |Fatbin )", dump, flags=re.MULTILINE):
         if found := re.search(r"^arch = (\w+)", part, re.MULTILINE):
             card = found[1]
-        name = re.match(r"\s+Function : .*?(\w+_(?:loop|cluster)_kernel<.*>)\(", part)
+        name = re.match(r"\s+Function : .*?(\w+_(?:loop|cluster|grid)_kernel<.*>)\(", part)
         if name and "HMMA" in part:  # a cluster's kernel is empty before sm_90
             code = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", part, re.MULTILINE)
             yield Kernel(name[1], card, tuple((int(at, 16), text) for at, text in code))
@@ -77,7 +83,7 @@ def main(paths):
             seen += 1
             loop, faults = kernel.loop, list(kernel.faults())
             bad += bool(faults)
-            products, loads = (sum(bool(re.search(word, text)) for text in loop) for word in ("HMMA", r"\bLDG\b"))
+            products, loads = (sum(bool(re.search(word, text)) for text in loop) for word in ("HMMA", PLAIN_LOAD))
             print(f"{kernel.card} {kernel.name}: two steps are {len(loop)} instructions, {products} products, "
                   f"{loads} loads", *faults, sep="; ")
     print(f"{seen} kernels, {bad} not as they should be")

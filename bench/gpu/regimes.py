@@ -22,9 +22,9 @@ from bench.problem import draw
 from bench.timing import evaluation, interleave, spread
 
 FORCED = "RNNKERNELS_CUDA_REGIME"  # read at every call
-REGIMES = ("R0", "R1", "R2", "*")
-SIZES = (64, 128, 256, 512, 768, 1024)
-ROWS = (8, 32, 128)
+REGIMES = ("R0", "R1", "R2", "R3", "R4", "*")
+SIZES = (64, 128, 256, 512, 768, 1024, 2048)
+ROWS = (8, 32, 64, 128, 256)
 
 
 def forced(regime: str, call: Callable) -> Callable:

@@ -8,54 +8,18 @@
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row begins at d_h_n and d_c_n at its own last
 // step, which the schedule tells, so nothing is initialised; it is finished when it does not run at a step but did at the one after.
 // Budget: no shared memory; at most 52 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_backward.cu) and R2
-// (cluster_backward.cu) take the steps of a chunk out of its hands.
-#include "cuda/cells.h"
+// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_backward.cu), R2
+// (cluster_backward.cu) and R3 (grid_backward.cu) take the steps of a chunk out of its hands, R4 (fused_backward.cu) each step's two launches
+// but the chunk's last product.
+#include "cuda/backward_step.cuh"
+#include "cuda/fused.h"
 #include "cuda/gradients.h"
-#include "cuda/persistent.h"
+#include "cuda/grid.h"
 #include "cuda/recompute.h"
-#include "cuda/regime.h"
 
 namespace rnnk::cuda {
 
 namespace {
-
-// One step of the directions.
-template <class T>
-struct BackwardStep {
-  Step steps[2];
-  int64_t token_row[2], gates_row[2];  // of the step's first row in `tokens` and in `gates`
-  int64_t Hp;
-  TokenBuffers<T> tokens;
-  const T* gates;           // [rows, S, Hp]
-  Wide<T>* d_h;             // [D, B, P], the step after's part of D(state)
-  const Wide<T>* d_hidden;  // [D, B, H], with a projection: D(o * tanh(c)); with a gated state: D of that
-  Wide<T>* d_carry;         // [D, B, H], LSTM: D(c); GRU: D(h) that came past W_hh
-  Wide<T>*d_reset_h, *d_reset_c;  // [D, B, P], [D, B, H], or null: their sums so far
-};
-
-// A row's part from the step after, or, at its last step, what the caller gave.
-template <class T>
-__device__ Wide<T> from_after(bool ran_after, const Wide<T>* computed, const T* given, int64_t at) {
-  return ran_after ? computed[at] : given ? widen(given[at]) : Wide<T>(0);
-}
-
-// D(state) of a token.
-template <class T>
-__device__ Wide<T> d_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
-  const Shape& s = a.shape;
-  const Step& step = k.steps[d];
-  const Wide<T> d_h = from_after(runs(step.after, a.steps.lengths, row), k.d_h, a.d_h_n, (d * s.B + row) * s.P + u);
-  return a.d_out ? d_h + widen(a.d_out[((step.now.first + row) * s.D + d) * s.P + u]) : d_h;
-}
-
-// D(h0) of a row whose first step was the step after.
-template <bool blends_state, class T>
-__device__ void finish_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
-  if (!a.d_h0 || !runs(k.steps[d].after, a.steps.lengths, row)) return;
-  const int64_t at = (d * a.shape.B + row) * a.shape.P + u;
-  a.d_h0[at] = narrow<T>(blends_state ? k.d_h[at] + k.d_carry[at] : k.d_h[at]);
-}
 
 // Of a row that starts anew before the step after.
 template <class V>
@@ -67,6 +31,12 @@ template <class C, class T>
 __device__ void move_carry_to_reset(const BackwardStep<T>& k, int64_t at) {
   if constexpr (C::has_cell_state) move_to_reset(k.d_carry, k.d_reset_c, at);
   else if constexpr (C::blends_state) move_to_reset(k.d_carry, k.d_reset_h, at);
+}
+
+// Through W_hh, to a row that ran at the step after.
+template <class T>
+__device__ Wide<T> came_back(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+  return runs(k.steps[d].after, a.steps.lengths, row) ? k.d_h[(d * a.shape.B + row) * a.shape.P + u] : Wide<T>(0);
 }
 
 template <class T>
@@ -88,64 +58,14 @@ __global__ void state_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
   for_own_rows(step.rows(true), [&](int64_t row) {
     T* to = k.tokens.states + (k.token_row[d] + row) * P + u;
     if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) move_to_reset(k.d_h, k.d_reset_h, (d * a.shape.B + row) * P + u);
+    const Wide<T> d_h = came_back(a, k, d, row, u);
     if (runs(step.now, a.steps.lengths, row)) {
-      *to = narrow<T>(d_state(a, k, d, row, u));
+      *to = narrow<T>(d_state(a, k, d, row, u, d_h));
     } else {
       if (row < step.now.active) *to = narrow<T>(0);
-      finish_state<false>(a, k, d, row, u);
+      finish_state<false>(a, k, d, row, u, d_h);
     }
   });
-}
-
-// What the cell had before the step: c, or h for a cell that blends it in.
-template <class T, class C>
-__device__ Wide<T> previous(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
-  const Shape& s = a.shape;
-  const Moment& before = k.steps[d].before;
-  const bool anew = starts_anew(k.steps[d].now, a.steps.lengths, a.reset.mask, row), ran = !anew && runs(before, a.steps.lengths, row);
-  const int64_t token = before.first + row, at = (d * s.B + row) * s.H + u;
-  if constexpr (C::has_cell_state) return ran ? a.cells[(d * s.N + token) * k.Hp + u] : widen(anew ? a.reset.c[at] : a.c0[at]);
-  else if constexpr (C::blends_state) return widen(ran ? a.out[(token * s.D + d) * s.P + u] : anew ? a.reset.h[at] : a.h0[at]);
-  else return 0;
-}
-
-template <class T, class C>
-__device__ void store_slots(const TokenBuffers<T>& tokens, int64_t token_row, int64_t H, int64_t u, const Wide<T> (&slots)[C::slots]) {
-  for_gates<C>([&](auto gate, auto meets_x, auto meets_h) {
-    const int64_t at = (token_row * C::gates + gate.value) * H + u;
-    tokens.slots[at] = narrow<T>(slots[meets_x.value]);
-    if constexpr (splits_slots<C>) tokens.hidden_slots[at] = narrow<T>(slots[meets_h.value]);
-  });
-}
-
-template <class T, class C>
-__device__ void load_saved(const BackwardStep<T>& k, int d, int64_t row, int64_t u, Wide<T> (&saved)[C::saved ? C::saved : 1]) {
-  for (int g = 0; g < C::saved; ++g) saved[g] = widen(k.gates[((k.gates_row[d] + row) * C::saved + g) * k.Hp + u]);
-}
-
-template <class T, class C>
-__device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
-  using V = Wide<T>;
-  const Shape& s = a.shape;
-  const Step& step = k.steps[d];
-  const int64_t at = (d * s.B + row) * s.H + u, token = step.now.first + row, token_row = k.token_row[d] + row;
-  const bool projected = k.tokens.states, ran_after = runs(step.after, a.steps.lengths, row);
-  V saved[C::saved ? C::saved : 1] = {}, state(0), d_carry(0);
-  load_saved<T, C>(k, d, row, u, saved);
-  if constexpr (C::has_cell_state) {
-    state = a.cells[(d * s.N + token) * k.Hp + u];
-    d_carry = from_after(ran_after, k.d_carry, a.d_c_n, at);
-    if (a.d_c_out) d_carry += widen(a.d_c_out[(token * s.D + d) * s.H + u]);
-    if (k.tokens.hidden) k.tokens.hidden[token_row * s.H + u] = narrow<T>(C::hidden(saved, state));
-  } else if constexpr (C::blends_state) {
-    d_carry = from_after<T>(ran_after, k.d_carry, nullptr, at);
-  } else {
-    state = widen(a.out[(token * s.D + d) * s.P + u]);
-  }
-  const V d_h = projected ? k.d_hidden[at] : d_state(a, k, d, row, u);
-  const auto gradients = C::vjp(saved, state, previous<T, C>(a, k, d, row, u), d_h, d_carry);
-  if (C::has_cell_state || C::blends_state) k.d_carry[at] = gradients.carry;
-  store_slots<T, C>(k.tokens, token_row, s.H, u, gradients.slots);
 }
 
 template <class T, class C>
@@ -154,19 +74,20 @@ __global__ void cell_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
   const int64_t u = own_column(), H = a.shape.H;
   if (u >= H) return;
   const Step& step = k.steps[d];
-  const Wide<T> zeros[C::slots] = {};
   for_own_rows(step.rows(true), [&](int64_t row) {
+    const int64_t at = (d * a.shape.B + row) * H + u;
+    const bool projected = k.tokens.states;
     if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) {
-      const int64_t at = (d * a.shape.B + row) * H + u;
-      if (!k.tokens.states) move_to_reset(k.d_h, k.d_reset_h, at);
+      if (!projected) move_to_reset(k.d_h, k.d_reset_h, at);
       move_carry_to_reset<C>(k, at);
     }
-    if (runs(step.now, a.steps.lengths, row)) return run_vjp<T, C>(a, k, d, row, u);
-    if (row < step.now.active) {
-      store_slots<T, C>(k.tokens, k.token_row[d] + row, H, u, zeros);
-      if (k.tokens.hidden) k.tokens.hidden[(k.token_row[d] + row) * H + u] = narrow<T>(0);
+    if (runs(step.now, a.steps.lengths, row)) {
+      auto in = load<T, C>(a, k, d, row, u);
+      in.d_h = projected ? k.d_hidden[at] : d_state(a, k, d, row, u, came_back(a, k, d, row, u));
+      return run_vjp<T, C>(a, k, d, row, u, in);
     }
-    if (!k.tokens.states) finish_state<C::blends_state>(a, k, d, row, u);
+    if (row < step.now.active) pad<T, C>(k, d, row, H, u);
+    if (!projected) finish_state<C::blends_state>(a, k, d, row, u, came_back(a, k, d, row, u));
   });
 }
 
@@ -205,7 +126,7 @@ __global__ void end_kernel(const BackwardArgs<T> a, const BackwardStep<T> k, con
     if (u < s.P && k.d_reset_h) a.d_reset_h[state] = narrow<T>(k.d_reset_h[state]);
     if (u < s.H && k.d_reset_c) a.d_reset_c[unit] = narrow<T>(k.d_reset_c[unit]);
     if (u < s.P && a.d_h0) {
-      if (ran) finish_state<C::blends_state>(a, k, d, row, u);
+      if (ran) finish_state<C::blends_state>(a, k, d, row, u, came_back(a, k, d, row, u));
       else a.d_h0[state] = narrow<T>(from_after(false, k.d_h, a.d_h_n, state));
     }
     if constexpr (C::has_cell_state)
@@ -225,7 +146,9 @@ class Backward {
   const bool projected_, recomputes_;
   Arena arena_;
   const SideBySide<T> w_hh_, w_hr_;  // R0
-  const FirstTokens first_;          // R1, R2
+  T* const transposed_;              // R4: W_hh as [D, H, G * H]
+  const FirstTokens first_;          // R1, R2, R3
+  const Mailboxes mail_;             // R3
   V *d_h_, *d_hidden_, *d_carry_;    // [D, B, P], [D, B, H], [D, B, H]
   V *d_reset_h_, *d_reset_c_;        // [D, B, P], [D, B, H], where wanted
   const int64_t steps_;
@@ -246,7 +169,9 @@ class Backward {
         arena_(workspace, 256),
         w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
         w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
-        first_(arena_, s_, args.steps, regime != Regime::r0),
+        transposed_(regime == Regime::r4 ? arena_.take<T>(s_.D * s_.H * columns_) : nullptr),
+        first_(arena_, s_, args.steps, loops(regime)),
+        mail_(regime == Regime::r3 ? Mailboxes(arena_, Layer(args), C::gates, sizeof(T)) : Mailboxes()),
         d_h_(arena_.take<V>(s_.D * s_.B * s_.P)),
         d_hidden_(projected_ || C::gated_products ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
         d_carry_(C::has_cell_state || C::blends_state ? arena_.take<V>(s_.D * s_.B * s_.H) : nullptr),
@@ -261,12 +186,15 @@ class Backward {
   void enqueue(Queue& queue) const {
     w_hh_.enqueue_copy(queue);
     w_hr_.enqueue_copy(queue);
+    if constexpr (has_loop<T>)
+      for (int d = 0; d < s_.D && transposed_; ++d) transpose(queue, a_.weights[d].w_hh, transposed_ + d * s_.H * columns_, columns_, s_.H);
     first_.enqueue(queue, s_, a_.steps);
+    if (regime_ == Regime::r3) mail_.enqueue_clear(queue);
     if (a_.d_reset_h || a_.d_reset_c) queue.run(start_kernel<T>, over(s_.H, s_.D * s_.B), a_, step({0, 0}, -1));
     for (Chunk c{s_.T, s_.T}; c.begin > 0 && queue.error() == cudaSuccess;) {
       c = {std::max<int64_t>(0, c.begin - steps_), c.begin};
       for (int d = 0; d < s_.D; ++d) prepare(queue, d, c);
-      if (regime_ != Regime::r0) run_steps(queue, c);
+      if (loops(regime_)) run_steps(queue, c);
       else for (int64_t i = c.end - 1; i >= c.begin; --i) go_back(queue, c, i);
       gradients_.enqueue(queue, c);
     }
@@ -296,6 +224,9 @@ class Backward {
     if (recomputes_) recompute_.enqueue(queue, a_, d, timeline_.tokens(times), before);
   }
 
+  Operand<T> recurrent_weights() const {
+    return transposed_ ? Operand<T>{transposed_, columns_, true, columns_ * s_.H} : w_hh_.operand(s_.P, false);
+  }
   const T* gates() const { return recomputes_ ? recompute_.gates() : a_.gates; }
 
   void run_steps(Queue& queue, const Chunk& c) const {
@@ -304,7 +235,11 @@ class Backward {
       loop.slot_row[d] = d * tokens_.capacity - timeline_.tokens(timeline_.times(d, c)).first;
       loop.gate_row[d] = recomputes_ ? loop.slot_row[d] : d * s_.N;
     }
-    if constexpr (has_loop<T> && !C::gated_products) regime_ == Regime::r1 ? run_loop(queue, a_, loop) : run_cluster_loop(queue, a_, loop);
+    if constexpr (has_loop<T> && !C::gated_products) {
+      if (regime_ == Regime::r1) run_loop(queue, a_, loop);
+      if (regime_ == Regime::r2) run_cluster_loop(queue, a_, loop);
+      if (regime_ == Regime::r3) run_grid_loop(queue, a_, loop, mail_.after(s_.T - c.end));
+    }
   }
 
   BackwardStep<T> step(const Chunk& c, int64_t i) const {
@@ -315,6 +250,15 @@ class Backward {
       k.gates_row[d] = recomputes_ ? k.token_row[d] : d * s_.N + k.steps[d].now.first;
     }
     return k;
+  }
+
+  // The product with the step after's slots and the cells, which R0 does one launch after the other. The chunk's first step finds the
+  // product in memory, for its slots lay where this chunk's go.
+  void run_cells(Queue& queue, const Chunk& c, int64_t i, const BackwardStep<T>& k, int64_t rows) const {
+    if constexpr (has_loop<T> && !C::gated_products)
+      if (regime_ == Regime::r4 && i + 1 < c.end)
+        return run_fused_step(queue, a_, k, transposed_, step(c, i + 1).token_row, i + 2 < c.end);
+    queue.run(cell_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
   }
 
   // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.
@@ -332,7 +276,8 @@ class Backward {
       queue.run(state_kernel<T>, over(s_.P, std::max(rows, finished), s_.D), a_, k);
       queue.multiply(rows, s_.H, s_.P, tokens(tokens_.states, s_.P), w_hr_.operand(s_.H, false), Result<V>{d_hidden_, s_.H, s_.B * s_.H}, s_.D);
     }
-    queue.run(cell_kernel<T, C>, over(s_.H, std::max(rows, finished), s_.D), a_, k);
+    run_cells(queue, c, i, k, std::max(rows, finished));
+    if (regime_ == Regime::r4 && i > c.begin) return;  // the step before brings its own product
     constexpr int plain_gates = C::gates - C::gated_products;
     const int64_t plain = plain_gates * s_.H;
     if constexpr (C::gated_products) {
@@ -341,7 +286,7 @@ class Backward {
       queue.run(gated_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
     }
     if (i > 0 || a_.d_h0 || a_.d_reset_h)
-      queue.multiply(rows, s_.P, plain, tokens(tokens_.hidden_slots, columns_), w_hh_.operand(s_.P, false), Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
+      queue.multiply(rows, s_.P, plain, tokens(tokens_.hidden_slots, columns_), recurrent_weights(), Result<V>{d_h_, s_.P, s_.B * s_.P}, s_.D);
   }
 };
 

@@ -13,7 +13,7 @@ class BackwardCells {
 
   const BackwardArgs<T>& a_;
   const BackwardLoop<T>& k_;
-  const Place own_;
+  Place own_;
   const Calendar calendar_;
   const int H_, Hp_, left_;  // left: units from its first one on
   const int slot_row_, gate_row_;
@@ -38,12 +38,16 @@ class BackwardCells {
   };
 
   __device__ BackwardCells(const BackwardArgs<T>& a, const BackwardLoop<T>& k, const Place& own)
-      : a_(a), k_(k), own_(own), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), int(blockIdx.y)},
+      : a_(a), k_(k), own_(own), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), own.direction},
         H_(int(a.shape.H)), Hp_(padded(H_)), left_(H_ - own.unit), slot_row_(int(calendar_.d ? k.slot_row[1] : k.slot_row[0])),
         gate_row_(int(calendar_.d ? k.gate_row[1] : k.gate_row[0])),
         whole_(H_ % units == 0 && aligned<units>(a.out) && aligned<units>(a.d_out) && aligned<units>(k.gates) && aligned<units>(a.cells) &&
                aligned<units>(a.h0) && aligned<units>(a.c0)),
         begin(int(k.steps.begin)), last(int(k.steps.end) - 1) {}
+
+  // As ForwardCells'.
+  __device__ void forget_addresses() { own_.row = ptx::fresh(own_.row), own_.unit = ptx::fresh(own_.unit); }
+  __device__ const Place& place() const { return own_; }
 
   __device__ const T* w_hh() const { return calendar_.d ? a_.weights[1].w_hh : a_.weights[0].w_hh; }
   __device__ bool runs(int step, int c) const { return step >= 0 && calendar_.time(step) < end_[c]; }

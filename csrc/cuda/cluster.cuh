@@ -1,10 +1,8 @@
 // What the kernels of R2 share: a cluster has 8 rows of the batch of one direction (blockIdx.y) and shares out the units: each of its CTAs,
 // its ranks, has the same number of neighbouring ones, a multiple of 8. Who has what in a CTA, and how ranks send each other something.
 #pragma once
-#include <atomic>
-
 #include "cuda/loop.cuh"
-#include "cuda/regime.h"
+#include "cuda/resident.h"
 
 namespace rnnk::cuda {
 
@@ -18,7 +16,7 @@ struct Share {
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const int units = int(blockDim.x) / 32 * warp_units<gates>;  // of a CTA
   const int unit = gates == 1 ? int(threadIdx.x) / 4 * 2 : warp * 4 + lane / 4 % 4;  // its first one, of the CTA's
-  const Place own{column(), int(blockIdx.x) / ranks * tile_rows + column(), rank * units + unit};
+  const Place own{column(), int(blockIdx.x) / ranks * tile_rows + column(), rank * units + unit, int(blockIdx.y)};
 
  private:
   __device__ int column() const { return gates == 1 ? lane % 4 * 2 : lane % 4 * 2 + lane / 16; }
@@ -87,37 +85,12 @@ LaunchShape cluster_shape(const Shape& s, size_t shared_bytes) {
   return {dim3(unsigned((s.B + tile_rows - 1) / tile_rows * ranks), unsigned(s.D)), dim3(unsigned(threads)), shared_bytes, ranks};
 }
 
-// Calls f(C{}, ClusterTiling{}) with the cell's mathematics and the first tiling that takes H units.
-template <class T, bool backward, class F>
-void with_cluster_tiling(Cell cell, int64_t H, const F& f) {
-  with_cell<Wide<T>>(cell, [&](auto c) {
-    using Lists = ClusterTilings<(decltype(c)::gates > 1), sizeof(T)>;
-    with_tiling<T>(std::conditional_t<backward, typename Lists::Backward, typename Lists::Forward>{}, H, [&](auto tiling) { f(c, tiling); });
-  });
-}
-
-// What `ask` says of the current device, asked once for each device.
-class PerDevice {
-  static constexpr int most = 64;
-  std::atomic<int> known_[most] = {};  // one more than it said, or 0
-
- public:
-  template <class F>
-  int operator()(const F& ask) {
-    int device = 0;
-    if (cudaGetDevice(&device) || device >= most) return 0;
-    if (!known_[device]) known_[device] = 1 + ask(device);
-    return known_[device] - 1;
-  }
-};
-
 // resident_clusters of K's function at the largest H of its tiling; 0 before sm_90.
 template <class K, class T, class C, class Tiles>
 int clusters_of_kernel() {
   static PerDevice known;
-  return known([](int device) {
-    int major = 0;
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) || major < 9) return 0;
+  return known([](int) {
+    if (!is_sm90()) return 0;
     constexpr int64_t H = units_of<T, Tiles>;
     return resident_clusters(K::function, cluster_shape<T, C::gates, Tiles>({1, 1, 1, 1, H, H, 1}, K::shared_bytes));
   });
@@ -126,15 +99,12 @@ int clusters_of_kernel() {
 template <template <class, class, class> class Kernel, bool backward>
 int clusters(Cell cell, Type type, int64_t H) {
   int count = 0;
-  const auto ask = [&](auto zero) {
+  with_kernel<ClusterTilings, backward>(cell, type, H, [&](auto zero, auto c, auto tiling) {
     using T = decltype(zero);
-    with_cluster_tiling<T, backward>(cell, H, [&](auto c, auto tiling) {
-      using C = decltype(c);
-      using Tiles = decltype(tiling);
-      count = clusters_of_kernel<Kernel<T, C, Tiles>, T, C, Tiles>();
-    });
-  };
-  type == Type::f32 ? ask(float{}) : type == Type::bf16 ? ask(__nv_bfloat16{}) : ask(__half{});
+    using C = decltype(c);
+    using Tiles = decltype(tiling);
+    count = clusters_of_kernel<Kernel<T, C, Tiles>, T, C, Tiles>();
+  });
   return count;
 }
 

@@ -132,7 +132,7 @@ struct Kernel {
 
 template <class T>
 void run_cluster_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop) {
-  with_cluster_tiling<T, false>(args.cell, args.shape.H, [&](auto cell, auto tiling) {
+  with_cell_and_tiling<ClusterTilings, T, false>(args.cell, args.shape.H, [&](auto cell, auto tiling) {
     using C = decltype(cell);
     using Tiles = decltype(tiling);
     using K = Kernel<T, C, Tiles>;

@@ -8,6 +8,10 @@ namespace rnnk::cuda {
 template <class From, class To>
 void convert(Queue& queue, const From* from, To* to, int64_t count);
 
+// to [columns, rows] = from [rows, columns], transposed.
+template <class T>
+void transpose(Queue& queue, const T* from, T* to, int64_t rows, int64_t columns);
+
 // One matrix per direction at a constant distance, as a batched product takes them: with two directions a copy of both.
 template <class T>
 class SideBySide {

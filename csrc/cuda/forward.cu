@@ -7,29 +7,17 @@
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row that has ended, or not begun, writes
 // zero to out and keeps its state.
 // Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_forward.cu) and R2
-// (cluster_forward.cu) take the steps of a chunk out of its hands.
+// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_forward.cu), R2
+// (cluster_forward.cu) and R3 (grid_forward.cu) take the steps of a chunk out of its hands, R4 (fused_forward.cu) each step's two launches.
 #include "arena.h"
-#include "cuda/cells.h"
 #include "cuda/convert.h"
-#include "cuda/persistent.h"
-#include "cuda/regime.h"
+#include "cuda/forward_step.cuh"
+#include "cuda/fused.h"
+#include "cuda/grid.h"
 
 namespace rnnk::cuda {
 
 namespace {
-
-// One step of the directions.
-template <class T>
-struct ForwardStep {
-  Step steps[2];
-  int64_t Hp;
-  const Wide<T>* x_products[2];  // [rows of the step, G * H]
-  const Wide<T>* h_products;     // [D, B, G * H]
-  Wide<T>* c;                    // [D, B, H], LSTM only
-  T* hidden;                     // [D, B, H] with a projection: o * tanh(c); with a gated state: that; or null
-  const T* states;               // [D, B, P], what W_hr has made of it
-};
 
 // The step here is the one before the first.
 template <class T>
@@ -47,40 +35,12 @@ __global__ void start_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   });
 }
 
-// What enters the cell.
-template <class V, class C>
-struct Entering {
-  V x[C::gates], h[C::gates], carry;
-};
+// With what the products with h are.
 template <class T, class C>
-__device__ Entering<Wide<T>, C> load(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
-  const Shape& s = a.shape;
-  const int64_t state = d * s.B + row, columns = C::gates * s.H;
-  Entering<Wide<T>, C> in{};
-  load_gates<C>(k.x_products[d] + row * columns, s.H, u, in.x);
-  load_gates<C>(k.h_products + state * columns, s.H, u, in.h);
-  if constexpr (C::has_cell_state) in.carry = k.c[state * s.H + u];
-  else if constexpr (C::blends_state) in.carry = widen(a.h_n[state * s.P + u]);
+__device__ Entering<Wide<T>, C> load_all(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
+  auto in = load<T, C>(a, k, d, row, u);
+  load_gates<C>(k.h_products + (d * a.shape.B + row) * (C::gates * a.shape.H), a.shape.H, u, in.h);
   return in;
-}
-
-template <class T, class C>
-__device__ void run_cell(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u, const Wide<T> (&biases)[C::biases]) {
-  const Shape& s = a.shape;
-  const Step& step = k.steps[d];
-  const int64_t state = d * s.B + row, token = step.now.first + row, saved = d * s.N + token;
-  const auto in = load<T, C>(a, k, d, row, u);
-  const auto next = C::forward(in.x, in.h, biases, in.carry);
-  const T hidden = narrow<T>(next.h);
-  if (k.states) k.hidden[state * s.H + u] = hidden;
-  else a.h_n[state * s.P + u] = a.out[(token * s.D + d) * s.P + u] = hidden;
-  if constexpr (C::has_cell_state) {
-    k.c[state * s.H + u] = next.carry;
-    if (a.cells) a.cells[saved * k.Hp + u] = next.carry;
-    if (a.c_out) a.c_out[(token * s.D + d) * s.H + u] = narrow<T>(next.carry);
-    if (!runs(step.after, a.steps.lengths, row)) a.c_n[state * s.H + u] = narrow<T>(next.carry);
-  }
-  for (int g = 0; g < C::saved && a.gates; ++g) a.gates[(saved * C::saved + g) * k.Hp + u] = narrow<T>(next.saved[g]);
 }
 
 template <class T, class C>
@@ -93,13 +53,9 @@ __global__ void cell_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   Wide<T> biases[C::biases];
   load_biases<C>(a.weights[d], s.H, u, biases);
   for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
-    const int64_t token = (step.now.first + row) * s.D + d, state = d * s.B + row;
-    if (runs(step.now, a.steps.lengths, row)) {
-      run_cell<T, C>(a, k, d, row, u, biases);
-    } else if (row < step.now.active) {
-      if (!k.states) a.out[token * s.P + u] = narrow<T>(0);
-      if (C::has_cell_state && a.c_out) a.c_out[token * s.H + u] = narrow<T>(0);
-    }
+    const int64_t state = d * s.B + row;
+    if (runs(step.now, a.steps.lengths, row)) run_cell<T, C>(a, k, d, row, u, biases, load_all<T, C>(a, k, d, row, u));
+    else if (row < step.now.active) pad<T, C>(a, k, d, row, u);
     if (!starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) return;
     if (!k.states) a.h_n[state * s.P + u] = a.reset.h[state * s.P + u];
     if constexpr (C::has_cell_state) k.c[state * s.H + u] = widen(a.reset.c[state * s.H + u]);
@@ -116,7 +72,7 @@ __global__ void gated_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   load_biases<C>(a.weights[d], H, u, biases);
   for_own_rows(k.steps[d].now.active, [&](int64_t row) {
     if (!runs(k.steps[d].now, a.steps.lengths, row)) return;
-    const auto in = load<T, C>(a, k, d, row, u);
+    const auto in = load_all<T, C>(a, k, d, row, u);
     k.hidden[(d * a.shape.B + row) * H + u] = narrow<T>(C::gated_state(in.x, in.h, biases, in.carry));
   });
 }
@@ -147,7 +103,8 @@ class Forward {
   const int64_t columns_, steps_, chunk_tokens_;
   Arena arena_;
   const SideBySide<T> w_hh_, w_hr_;  // R0
-  const FirstTokens first_;          // R1, R2
+  const FirstTokens first_;          // R1, R2, R3
+  Mailboxes mail_;                   // R3
   V *x_products_, *h_products_ = nullptr;  // [D, chunk_tokens, G * H]; R0: [D, B, G * H]
   V* c_ = nullptr;               // [D, B, H]
   T *hidden_ = nullptr, *states_ = nullptr;
@@ -164,8 +121,9 @@ class Forward {
         arena_(workspace, 256),
         w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
         w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
-        first_(arena_, s_, args.steps, regime != Regime::r0) {
+        first_(arena_, s_, args.steps, loops(regime)) {
     x_products_ = arena_.take<V>(s_.D * chunk_tokens_ * columns_);
+    if (regime == Regime::r3) mail_ = Mailboxes(arena_, Layer(args), 1, sizeof(T));
     if (regime == Regime::r0) h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
     if (C::has_cell_state) c_ = arena_.take<V>(s_.D * s_.B * s_.H);
     if (args.weights[0].w_hr || C::gated_products) hidden_ = arena_.take<T>(s_.D * s_.B * s_.H);
@@ -177,12 +135,13 @@ class Forward {
     w_hh_.enqueue_copy(queue);
     w_hr_.enqueue_copy(queue);
     first_.enqueue(queue, s_, a_.steps);
+    if (regime_ == Regime::r3) mail_.enqueue_clear(queue);
     queue.run(start_kernel<T>, over(s_.H, s_.B, s_.D), a_, step({0, 0}, -1));
     for (Chunk c{0, 0}; c.end < s_.T && queue.error() == cudaSuccess;) {
       c = {c.end, std::min(c.end + steps_, s_.T)};
       for (int d = 0; d < s_.D; ++d) multiply_x(queue, d, timeline_.tokens(timeline_.times(d, c)));
-      if (regime_ != Regime::r0) run_steps(queue, c);
-      else for (int64_t i = c.begin; i < c.end; ++i) advance(queue, c, i);
+      if (loops(regime_)) run_steps(queue, c);
+      else for (int64_t i = c.begin; i < c.end; ++i) regime_ == Regime::r4 ? advance_fused(queue, c, i) : advance(queue, c, i);
     }
   }
 
@@ -195,7 +154,11 @@ class Forward {
   void run_steps(Queue& queue, const Chunk& c) const {
     ForwardLoop<T> loop{c, first_.table(), x_products_, {}, c_};
     for (int d = 0; d < s_.D; ++d) loop.x_row[d] = d * chunk_tokens_ - timeline_.tokens(timeline_.times(d, c)).first;
-    if constexpr (has_loop<T> && !C::gated_products) regime_ == Regime::r1 ? run_loop(queue, a_, loop) : run_cluster_loop(queue, a_, loop);
+    if constexpr (has_loop<T> && !C::gated_products) {
+      if (regime_ == Regime::r1) run_loop(queue, a_, loop);
+      if (regime_ == Regime::r2) run_cluster_loop(queue, a_, loop);
+      if (regime_ == Regime::r3) run_grid_loop(queue, a_, loop, mail_.after(c.begin));
+    }
   }
 
   ForwardStep<T> step(const Chunk& c, int64_t i) const {
@@ -205,6 +168,10 @@ class Forward {
       k.x_products[d] = x_products_ + (d * chunk_tokens_ + timeline_.row_of_chunk(d, c, i)) * columns_;
     }
     return k;
+  }
+
+  void advance_fused(Queue& queue, const Chunk& c, int64_t i) const {
+    if constexpr (has_loop<T> && !C::gated_products) run_fused_step(queue, a_, step(c, i), i > c.begin);
   }
 
   // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.

@@ -12,7 +12,7 @@ class ForwardCells {
 
   const ForwardArgs<T>& a_;
   const ForwardLoop<T>& k_;
-  const Place own_;
+  Place own_;
   const Calendar calendar_;
   const int H_, left_;  // units from its first one on
   const int x_row_;
@@ -39,10 +39,14 @@ class ForwardCells {
   };
 
   __device__ ForwardCells(const ForwardArgs<T>& a, const ForwardLoop<T>& k, const Place& own)
-      : a_(a), k_(k), own_(own), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), int(blockIdx.y)},
+      : a_(a), k_(k), own_(own), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), own.direction},
         H_(int(a.shape.H)), left_(H_ - own.unit), x_row_(int(calendar_.d ? k.x_row[1] : k.x_row[0])),
         whole_(H_ % units == 0 && aligned<units>(a.out) && aligned<units>(a.gates) && aligned<units>(a.cells)),
         begin(int(k.steps.begin)), stop(int(k.steps.end)) {}
+
+  // Addresses are computed anew from here on: a thread that has several of these cannot keep them all.
+  __device__ void forget_addresses() { own_.row = ptx::fresh(own_.row), own_.unit = ptx::fresh(own_.unit); }
+  __device__ const Place& place() const { return own_; }
 
   __device__ const Weights<T>& weights() const { return calendar_.d ? a_.weights[1] : a_.weights[0]; }
 

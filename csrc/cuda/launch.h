@@ -12,6 +12,7 @@ struct LaunchShape {
   size_t shared_bytes = 0;
   int cluster = 1;           // blocks of a cluster, along x
   bool cooperative = false;  // all blocks run at once and may wait for each other
+  bool dependent = false;    // sm_90: may start before the launch before it has ended; each thread calls ptx::grid_dependency_wait
 };
 
 }  // namespace rnnk::cuda
@@ -23,7 +24,7 @@ namespace rnnk::cuda {
 
 // A LaunchShape as the runtime takes it.
 struct LaunchConfig {
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config{};
 
   LaunchConfig(const LaunchShape& shape, cudaStream_t stream) {
@@ -42,6 +43,11 @@ struct LaunchConfig {
       cudaLaunchAttribute& a = attributes[config.numAttrs++];
       a.id = cudaLaunchAttributeCooperative;
       a.val.cooperative = 1;
+    }
+    if (shape.dependent) {
+      cudaLaunchAttribute& a = attributes[config.numAttrs++];
+      a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      a.val.programmaticStreamSerializationAllowed = 1;
     }
   }
   LaunchConfig(const LaunchConfig&) = delete;
@@ -69,6 +75,17 @@ int resident_clusters(void (*kernel)(Parameters...), const LaunchShape& shape) {
   int count = 0;
   if (!allow(kernel, shape) && !cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config)) return count;
   cudaGetLastError();  // or the next call of somebody else reports it
+  return 0;
+}
+
+// How many of its blocks the current device has room for at once: 0 where it takes none.
+template <class... Parameters>
+int resident_blocks(void (*kernel)(Parameters...), const LaunchShape& shape) {
+  int device = 0, multiprocessors = 0, blocks = 0;
+  if (!allow(kernel, shape) && !cudaGetDevice(&device) && !cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) &&
+      !cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, int(shape.block.x), shape.shared_bytes))
+    return blocks * multiprocessors;
+  cudaGetLastError();
   return 0;
 }
 

@@ -1,4 +1,4 @@
-// What the kernels of R1 and R2 share: 8 rows of the batch of one direction (blockIdx.y) go through all steps of a chunk, W_hh stays where it
+// What the kernels of R1, R2 and R3 share: 8 rows of the batch of one direction go through all steps of a chunk, W_hh stays where it
 // is. Who computes which cells, a Place, is the regime's; what happens to them, ForwardCells' and BackwardCells'.
 #pragma once
 #include <cstring>
@@ -16,6 +16,7 @@ constexpr int tile_rows = 8;
 struct Place {
   int column;     // of its first row, in the tile
   int row, unit;  // the first ones
+  int direction;
 };
 
 // padded_units() on the device.
@@ -81,14 +82,14 @@ __device__ T operand(T x) {
   return x;
 }
 
-// A matrix of 16 * tiles rows a warp, as A fragments, and its product with the 8 rows of [8, k_tiles * 32 bytes] in shared memory. The
+// A matrix of 16 * tiles rows a warp, as A fragments, and its product with 8 rows of k_tiles * 32 bytes. The
 // fragments lie in registers, those of the last `shared_k_tiles` of K in shared memory, in the order in which lanes take them.
 template <class T, int tiles, int k_tiles, int shared_k_tiles = 0>
 class Fragments {
   static_assert(k_tiles % 2 == 0);
   static constexpr int kept = k_tiles - shared_k_tiles;
   uint32_t a_[tiles][kept][4];
-  uint4* const shared_;  // [shared_k_tiles, tiles, threads]
+  uint4* const shared_;  // [warps, shared_k_tiles, tiles, 32]
 
  public:
   static constexpr int values = 4 / sizeof(T), tile_values = 32 / sizeof(T);
@@ -121,12 +122,19 @@ class Fragments {
     }
   }
 
-  // An mma waits for the one before it on the same sums: a warp with few tiles takes turns between several.
+  // With rows in shared memory, `stride` values apart.
   __device__ void multiply(const T* rows, float (&sums)[tiles][4]) const {
-    constexpr int wanted = tiles < 4 ? 4 / tiles : 1, chains = wanted < k_tiles ? wanted : k_tiles;
-    float parts[chains][tiles][4] = {};
     const int lane = threadIdx.x % 32;
     const T* at = rows + lane % 8 * stride + lane / 8 * (tile_values / 2);
+    multiply_pairs([&](int k, uint32_t(&b)[4]) { return ptx::load_matrices(b, at + k * tile_values), true; }, sums);
+  }
+
+  // pair(k, b): the B fragments of tiles k and k + 1; false where there are no more of them.
+  // An mma waits for the one before it on the same sums: a warp with few tiles takes turns between several.
+  template <class F>
+  __device__ void multiply_pairs(const F& pair, float (&sums)[tiles][4]) const {
+    constexpr int wanted = tiles < 4 ? 4 / tiles : 1, chains = wanted < k_tiles ? wanted : k_tiles;
+    float parts[chains][tiles][4] = {};
     const auto add = [&](int k, uint32_t low, uint32_t high) {
       const uint32_t b[2] = {low, high};
 #pragma unroll
@@ -143,7 +151,7 @@ class Fragments {
 #pragma unroll
     for (int k = 0; k < k_tiles; k += 2) {
       uint32_t b[4];
-      ptx::load_matrices(b, at + k * tile_values);
+      if (!pair(k, b)) break;
       add(k, b[0], b[1]);
       add(k + 1, b[2], b[3]);
     }
@@ -157,7 +165,10 @@ class Fragments {
   }
 
  private:
-  __device__ uint4* shared(int k, int t) const { return shared_ + ((k - kept) * tiles + t) * int(blockDim.x) + int(threadIdx.x); }
+  // A constant distance apart, or the compiler would keep an address for each.
+  __device__ uint4* shared(int k, int t) const {
+    return shared_ + int(threadIdx.x) / 32 * (shared_k_tiles * tiles * 32) + ((k - kept) * tiles + t) * 32 + int(threadIdx.x) % 32;
+  }
 };
 
 // Zero before the first barrier: units past H stay so.

@@ -8,7 +8,7 @@ namespace rnnk::cuda {
 template <int octets>
 __device__ Place own_place() {
   const int column = int(threadIdx.x) % 4 * 2;
-  return {column, int(blockIdx.x) * tile_rows + column, int(threadIdx.x) / 4 * octets};
+  return {column, int(blockIdx.x) * tile_rows + column, int(threadIdx.x) / 4 * octets, int(blockIdx.y)};
 }
 
 template <class T, class Tiles>

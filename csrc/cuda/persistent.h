@@ -1,4 +1,4 @@
-// R1 and R2: the steps of a chunk in one launch, between the products of forward.cu and backward.cu.
+// What R1, R2 and R3 have in common (R3 also grid.h): the steps of a chunk in one launch, between the products of forward.cu and backward.cu.
 #pragma once
 #include "arena.h"
 #include "cuda/queue.h"

@@ -56,10 +56,15 @@ __device__ inline void store_release(uint32_t* to, uint32_t value) {
 __device__ inline void add_release(uint32_t* to, uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(value) : "memory");
 }
-// Until *flag has reached `value`; both may wrap around.
+// Until *flag has reached `value`; both may wrap around. Built with RNNKERNELS_WATCHDOG it gives up after some seconds.
 __device__ inline void wait_at_least(const uint32_t* flag, uint32_t value) {
+#ifdef RNNKERNELS_WATCHDOG
+  for (const long long start = clock64(); int32_t(load_acquire(flag) - value) < 0;)
+    if (clock64() - start > 10'000'000'000) __trap();
+#else
   while (int32_t(load_acquire(flag) - value) < 0) {
   }
+#endif
 }
 // 8 bytes that are written and read as one: a payload and the number of the step that it belongs to need no flag beside them.
 __device__ inline uint64_t load_relaxed(const uint64_t* from) {
@@ -71,7 +76,15 @@ __device__ inline void store_relaxed(uint64_t* to, uint64_t value) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "l"(value) : "memory");
 }
 
-// --- Clusters (%cluster_ctarank, %cluster_nctarank, barrier.cluster, mapa, st), sm_90.
+// 16 bytes that another block wrote before it released what this one has acquired: never the L1's old ones.
+__device__ inline uint4 load_relaxed(const uint4* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(__cvta_generic_to_global(from)) : "memory");
+  return v;
+}
+
+// --- Clusters (%cluster_ctarank, %cluster_nctarank, barrier.cluster, mapa, ld, st), sm_90.
 
 __device__ inline unsigned cluster_rank() {
   unsigned rank = 0;
@@ -99,6 +112,12 @@ __device__ inline ClusterAddress cluster_address(const void* shared, unsigned ra
 }
 __device__ inline void store_cluster(ClusterAddress to, uint32_t value) {
   RNNK_SM90(asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory"));
+}
+
+__device__ inline float load_cluster(ClusterAddress from) {
+  float value = 0;
+  RNNK_SM90(asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory"));
+  return value;
 }
 
 // --- mbarrier: a barrier in shared memory that counts arrivals and bytes, sm_90.

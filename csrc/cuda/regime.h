@@ -1,4 +1,4 @@
-// Which way a layer is computed. docs/cuda.md has the regimes; tilings.h what R1 and R2 can hold.
+// Which way a layer is computed. docs/cuda.md has the regimes; tilings.h what R1, R2 and R3 can hold.
 #pragma once
 #include <cstdlib>
 #include <cstring>
@@ -10,8 +10,11 @@
 
 namespace rnnk::cuda {
 
-enum class Regime { r0, r1, r2 };
-constexpr const char* regime_names[] = {"R0", "R1", "R2"};
+enum class Regime { r0, r1, r2, r3, r4 };
+constexpr const char* regime_names[] = {"R0", "R1", "R2", "R3", "R4"};
+
+// Whether one launch takes a chunk's steps.
+constexpr bool loops(Regime regime) { return regime == Regime::r1 || regime == Regime::r2 || regime == Regime::r3; }
 
 // What the choice depends on.
 struct Layer {
@@ -32,15 +35,16 @@ struct Layer {
         backward(backward) {}
 };
 
-// The largest H of R1 and of R2.
+// The largest H of R1, R2 and R3.
 template <class T, class Lists>
 constexpr int64_t largest_units(bool backward) {
   return backward ? capacity<T>(typename Lists::Backward{}) : capacity<T>(typename Lists::Forward{});
 }
 template <class T, int gates>
 constexpr int64_t largest_units(Regime regime, bool backward) {
-  return regime == Regime::r1 ? largest_units<T, Tilings<gates, sizeof(T)>>(backward)
-                              : largest_units<T, ClusterTilings<(gates > 1), sizeof(T)>>(backward);
+  return regime == Regime::r1   ? largest_units<T, Tilings<gates, sizeof(T)>>(backward)
+         : regime == Regime::r2 ? largest_units<T, ClusterTilings<(gates > 1), sizeof(T)>>(backward)
+                                : largest_units<T, GridTilings<(gates > 1), sizeof(T)>>(backward);
 }
 template <class T>
 constexpr int64_t largest_units(Regime regime, Cell cell, bool backward) {
@@ -55,31 +59,47 @@ constexpr int64_t largest_units(Regime regime, Cell cell, bool backward) {
 int forward_clusters(Cell cell, Type type, int64_t H);
 int backward_clusters(Cell cell, Type type, int64_t H);
 
+// R3 likewise: the CTAs of a team, its ranks, with `units` each, and how many teams there is room for. grid_forward.cu, grid_backward.cu.
+struct Teams {
+  int ranks, units, count;
+};
+Teams forward_teams(Cell cell, Type type, int64_t H);
+Teams backward_teams(Cell cell, Type type, int64_t H);
+
 inline int64_t tiles_of_rows(const Layer& p) { return (p.shape.B + 7) / 8 * p.shape.D; }
 inline int resident_tiles(const Layer& p) { return (p.backward ? backward_clusters : forward_clusters)(p.cell, p.type, p.shape.H); }
+inline Teams resident_teams(const Layer& p) { return (p.backward ? backward_teams : forward_teams)(p.cell, p.type, p.shape.H); }
 
-// R1 needs sm_80 for its mma, as all that we build for has; R2 a card that has clusters, and room for one.
+// R1, R3 and R4 need sm_80 for their mma, as all that we build for has; R2 a card that has clusters, and room for one; R3 room for a team.
 inline bool fits(Regime regime, const Layer& p) {
   if (regime == Regime::r0) return true;
   if (p.resets || p.with_cells || gated_count(p.cell)) return false;
   if (p.projected || p.type == Type::f64 || (p.type == Type::f32 && !p.tf32)) return false;
   if (p.shape.T * p.shape.B * p.shape.D > std::numeric_limits<int>::max()) return false;  // tokens, chunk after chunk of two directions
+  if (regime == Regime::r4) return true;
   const auto most = p.type == Type::f32 ? largest_units<float> : largest_units<__half>;
-  return p.shape.H <= most(regime, p.cell, p.backward) && (regime != Regime::r2 || resident_tiles(p) > 0);
+  return p.shape.H <= most(regime, p.cell, p.backward) && (regime != Regime::r2 || resident_tiles(p) > 0) &&
+         (regime != Regime::r3 || resident_teams(p).count > 0);
 }
 
 // Whether it is the faster one, by the model until a card has measured it. R0 takes at least 4 us a step. R1: at most 1.4 us for a tile of 8 rows,
-// of which some 100 run at once. R2: at most 1.2 us, at 768 units, and some 10 us to load the weights.
+// of which some 100 run at once. R2: at most 1.2 us, at 768 units, and some 10 us to load the weights. R3: 1.2 us for a first tile of rows, 0.8 for
+// each more that a team has. R4 saves a launch and the products' way through memory, some 2 us, and multiplies at half of cuBLAS's rate; rows of whole
+// 16 bytes only.
 inline bool pays(Regime regime, const Layer& p) {
   if (regime == Regime::r1) return tiles_of_rows(p) <= 200;
-  return p.shape.T >= 8 && tiles_of_rows(p) <= 3 * resident_tiles(p);
+  if (regime == Regime::r4) {
+    const int64_t bytes = p.type == Type::f32 ? 4 : 2, operations = 2 * p.shape.B * p.shape.D * gate_count(p.cell) * p.shape.H * p.shape.H;
+    return p.shape.B >= 64 && p.shape.T >= 2 && p.shape.H * bytes % 16 == 0 && operations < int64_t(1) << 31;
+  }
+  return p.shape.T >= 8 && tiles_of_rows(p) <= (regime == Regime::r2 ? 3 * resident_tiles(p) : 4 * resident_teams(p).count);
 }
 
-// The environment's RNNKERNELS_CUDA_REGIME (R0, R1 or R2) forces one; nothing where it is another word or a regime that does not fit.
+// The environment's RNNKERNELS_CUDA_REGIME (R0 to R4) forces one; nothing where it is another word or a regime that does not fit.
 inline std::optional<Regime> choose(const Layer& p) {
   const char* forced = std::getenv("RNNKERNELS_CUDA_REGIME");
   const bool free = !forced || !*forced;
-  for (const Regime regime : {Regime::r1, Regime::r2, Regime::r0})
+  for (const Regime regime : {Regime::r1, Regime::r2, Regime::r3, Regime::r4, Regime::r0})
     if (free ? regime == Regime::r0 || (fits(regime, p) && pays(regime, p)) : !std::strcmp(forced, regime_names[int(regime)]) && fits(regime, p))
       return regime;
   return {};

@@ -1,5 +1,5 @@
-// R1's and R2's template parameters: for each cell and width of type a few tilings, by rising H. The last one is the capacity, set by
-// registers (R2: and shared memory): a thread may have at most 255 of them with up to 8 warps, 168 with up to 12, and `nvcc -Xptxas -v` must
+// The template parameters of R1, R2 and R3: for each cell and width of type a few tilings, by rising H. The last one is the capacity, set by
+// registers (R2, R3: and shared memory): a thread may have at most 255 of them with up to 8 warps, 168 with up to 12, and `nvcc -Xptxas -v` must
 // show no spills.
 #pragma once
 #include <cstddef>
@@ -85,6 +85,19 @@ template <size_t bytes>
 struct ClusterTilings<false, bytes> {
   using Forward = TilingList<ClusterTiling<32, 64, 128>, ClusterTiling<64, 64, 128>>;  // 4; 8, 16, of 4 bytes 4, 8
   using Backward = TilingList<ClusterTiling<32, 64, 128>, ClusterTiling<64, 64, 16 * int(bytes)>>;
+};
+
+// R3, in the same words: a CTA owns `units`, and each of its 8 warps has an 8th of the tiles of K. The largest numbers of ranks stand behind.
+constexpr int grid_warps = 8;
+template <bool gated, size_t bytes>
+struct GridTilings {
+  using Forward = TilingList<ClusterTiling<64, 16, 128>, ClusterTiling<128, 16, (bytes == 2 ? 128 : 112)>>;  // 64, 128; of 4 bytes 32, 64
+  using Backward = TilingList<ClusterTiling<64, 16, 96>, ClusterTiling<128, 16, 100>>;
+};
+template <size_t bytes>
+struct GridTilings<false, bytes> {
+  using Forward = TilingList<ClusterTiling<128, 32, 128>>;  // 64; of 4 bytes 32
+  using Backward = TilingList<ClusterTiling<128, 32, 104>>;
 };
 
 // The largest H.

@@ -2,7 +2,7 @@
 // and each of the gradients; the same bits for any order of threads and any size of chunks; built with AddressSanitizer, that they touch
 // nothing but their arrays (cuda_layers.h). Links csrc/cuda/*.cu as C++, no torch, no CUDA.
 //
-//   test_cuda_layers TYPE [REGIME]      f64 f32 tf32 bf16 f16; R0 R1 R2
+//   test_cuda_layers TYPE [REGIME]      f64 f32 tf32 bf16 f16; R0 R1 R2 R3 R4
 #include "cuda/queue.h"
 #include "cuda/regime.h"
 #include "cuda_layers.h"
@@ -162,7 +162,7 @@ void test_failures(const Case& c) {
 
 // The same bits in any order of threads and messages; of the forward pass alone where the regime takes no backward one.
 template <class T>
-void test_orders(const Case& c) {
+void test_orders(const Case& c, int orders = 4) {
   const Problem<double> p = draw<T>(c);
   const Expected expected = on_card(expect(p), c);
   const std::string name = std::string(type_name<T>) + " " + c.name() + " in any order";
@@ -171,7 +171,7 @@ void test_orders(const Case& c) {
   Loop loop;
   Saved<T> o, again;
   Gradients<T> g, g_again;
-  for (int seed = 0; seed < 4; ++seed) {
+  for (int seed = 0; seed < orders; ++seed) {
     cuda_host::set_seed(uint64_t(10 + seed));
     check(forward(p, in, again, loop) == cudaSuccess, "%s: forward failed", name.c_str());
     if (seed) check_same(name, o, again);
@@ -276,6 +276,47 @@ void test_clusters() {
   if (!std::is_same_v<T, __half>) test_orders<T>({Cell::rnn_relu, 2, 2, 2, 520 / words, 0, 1, Layout::packed});
 }
 
+// R3, on a card with 6 SMs: several teams and one; one tile of rows and two by turns, and more rounds of them; the directions in one launch and one
+// after the other.
+template <class T>
+void test_teams() {
+  for (Cell cell : cells)
+    for (Layout layout : {Layout::lengths, Layout::packed}) {
+      test_case<T>({cell, 4, 27, 2, 41, 0, 1 + int(layout == Layout::packed), layout});
+      test_case<T>({cell, 5, 9, 2, cell < Cell::rnn_tanh ? 72 : 140, 0, 2, layout});
+    }
+  test_orders<T>({Cell::lstm, 6, 19, 2, 80, 0, 2, Layout::lengths});
+  test_orders<T>({Cell::gru, 6, 17, 2, 90, 0, 1, Layout::packed});
+  test_orders<T>({Cell::rnn_tanh, 6, 19, 2, 90, 0, 2, Layout::packed});
+}
+
+// Many ranks, and weights in shared memory: one order, and as few steps as have a message in each place, for they take long here.
+template <class T>
+void test_whole_card() {
+  if (sizeof(T) == 2) return test_orders<T>({Cell::lstm, 3, 9, 2, 1026, 0, 1, Layout::lengths}, 1);
+  test_orders<T>({Cell::gru, 3, 2, 2, 513, 0, 2, Layout::packed}, 1);
+  test_orders<T>({Cell::rnn_relu, 3, 2, 2, 850, 0, 1, Layout::lengths}, 1);
+}
+
+// R4: one, two, four and eight ranks of unequal parts of K, several tiles of units; both shapes of tile, two tiles of rows; rows of whole 16
+// bytes and others; rows that begin and end early.
+template <class T>
+void test_fused() {
+  constexpr int words = int(sizeof(T)) / 2;
+  cudaSetDevice(1);  // no clusters, no dependent launches
+  test_orders<T>({Cell::lstm, 4, 3, 2, 72 / words, 0, 2, Layout::packed});
+  cudaSetDevice(0);
+  test_orders<T>({Cell::rnn_tanh, 4, 3, 2, 264 / words, 0, 1, Layout::packed});
+  test_orders<T>({Cell::gru, 4, 3, 2, 72, 0, 1, Layout::packed});
+  test_orders<T>({Cell::rnn_sigmoid, 3, 2, 2, 250 / words, 0, 2, Layout::lengths});
+  test_orders<T>({Cell::lstm, 4, 67, 2, 40, 0, 2, Layout::lengths});
+  for (Cell cell : {Cell::lstm, Cell::gru, Cell::rnn_tanh})
+    for (Layout layout : {Layout::lengths, Layout::packed}) {
+      test_case<T>({cell, 3, 3, 2, 72 / words, 0, 2, layout});
+      test_case<T>({cell, 3, cell == Cell::gru ? 70 : 130, 2, cell == Cell::gru ? 32 : 17, 0, 1, layout});
+    }
+}
+
 // Which regime is chosen, and that a forced one that does not fit is refused.
 void test_choice() {
   const auto choice = [](const char* forced, int64_t H, auto type, bool allow_tf32, int64_t B = 8, bool projected = false, int64_t T_ = 8) {
@@ -291,12 +332,20 @@ void test_choice() {
   };
   const __half half{};
   is(choice(nullptr, 128, half, false), "R1", "f16"), is(choice(nullptr, 129, half, false), "R2", "f16, too large for R1");
-  is(choice(nullptr, 768, half, false), "R2", "f16"), is(choice(nullptr, 769, half, false), "R0", "f16, too large for R2");
+  is(choice(nullptr, 768, half, false), "R2", "f16"), is(choice(nullptr, 769, half, false), "R3", "f16, too large for R2");
+  is(choice(nullptr, 2048, half, false), "R3", "f16"), is(choice(nullptr, 2049, half, false), "R0", "f16, too large for R3");
   is(choice(nullptr, 129, half, false, 8, false, 2), "R0", "few steps");
   is(choice(nullptr, 64, 0.f, false), "R0", "f32"), is(choice(nullptr, 80, 0.f, true), "R1", "tf32"), is(choice(nullptr, 64, 0., true), "R0", "f64");
-  is(choice(nullptr, 512, 0.f, true), "R2", "tf32"), is(choice(nullptr, 513, 0.f, true), "R0", "tf32, too large for R2");
+  is(choice(nullptr, 512, 0.f, true), "R2", "tf32"), is(choice(nullptr, 513, 0.f, true), "R3", "tf32, too large for R2");
+  is(choice(nullptr, 1024, 0.f, true), "R3", "tf32"), is(choice(nullptr, 1025, 0.f, true), "R0", "tf32, too large for R3");
   is(choice(nullptr, 64, half, false, 100000), "R0", "a large batch"), is(choice(nullptr, 64, half, false, 8, true), "R0", "a projection");
-  is(choice(nullptr, 512, half, false, 192), "R2", "as many rows as pay"), is(choice(nullptr, 512, half, false, 193), "R0", "more rows than pay");
+  is(choice(nullptr, 512, half, false, 192), "R2", "as many rows as pay"), is(choice(nullptr, 512, half, false, 193), "R4", "more rows than pay");
+  is(choice(nullptr, 1024, half, false, 64), "R3", "as many rows as pay"), is(choice(nullptr, 1024, half, false, 65), "R4", "more rows than pay");
+  is(choice(nullptr, 1024, half, false, 64, false, 4), "R4", "64 rows"), is(choice(nullptr, 1024, half, false, 63, false, 4), "R0", "fewer rows");
+  is(choice(nullptr, 1020, half, false, 65), "R0", "rows that are no multiple of 16 bytes"), is(choice(nullptr, 1020, 0.f, true, 65), "R4", "of 4");
+  is(choice(nullptr, 2048, half, false, 64), "R0", "too much for mma.sync"), is(choice(nullptr, 1024, half, false, 64, false, 1), "R0", "one step");
+  is(choice(nullptr, 1024, 0.f, false, 64), "R0", "f32 at 64 rows"), is(choice("R4", 17, half, false, 1, false, 1), "R4", "R4 forced");
+  is(choice("R4", 64, 0., true), "none", "f64 for R4"), is(choice("R4", 64, half, false, 64, true), "none", "a projection for R4");
   is(choice("R0", 64, half, false), "R0", "R0 forced"), is(choice("R1", 64, half, false, 100000), "R1", "R1 forced");
   is(choice("R2", 64, half, false, 100000, false, 1), "R2", "R2 forced"), is(choice("R2", 64, 0.f, false), "none", "f32 for R2");
   is(choice("R1", 129, half, false), "none", "too large for R1"), is(choice("R1", 64, 0.f, false), "none", "f32 for R1");
@@ -313,9 +362,10 @@ void test_choice() {
   is(with([&](auto& a) { a.c_out = &cells_out; }), "R0", "cells"), is(with([](auto& a) { a.cell = Cell::gru_reset_before; }), "R0", "a gated state");
   is(choice("", 64, half, false), "R1", "an empty word"), is(choice("r1", 64, half, false), "none", "no regime");
   cudaSetDevice(1);
-  is(choice(nullptr, 512, half, false), "R0", "a card without clusters"), is(choice("R2", 512, half, false), "none", "R2 without clusters");
+  is(choice(nullptr, 512, half, false, 64, false, 4), "R4", "64 rows on a card without clusters");
+  is(choice(nullptr, 512, half, false), "R3", "a card without clusters"), is(choice("R2", 512, half, false), "none", "R2 without clusters");
   cudaSetDevice(2);
-  is(choice(nullptr, 256, half, false), "R2", "8 ranks"), is(choice(nullptr, 257, half, false), "R0", "a card that takes no 16 ranks");
+  is(choice(nullptr, 256, half, false), "R2", "8 ranks"), is(choice(nullptr, 257, half, false), "R3", "a card that takes no 16 ranks");
   cudaSetDevice(0);
 }
 
@@ -327,6 +377,8 @@ int main(int count, char** words) {
   const auto test = [&](auto zero) {
     if (regime == "R1") test_tilings<decltype(zero)>();
     if (regime == "R2") test_clusters<decltype(zero)>();
+    if (regime == "R3") test_whole_card<decltype(zero)>(), cudaSetDevice(3), test_teams<decltype(zero)>();
+    if (regime == "R4") test_fused<decltype(zero)>();
     test_type<decltype(zero)>();
   };
   if (type == "f64") test(0.), test_large();

@@ -157,6 +157,7 @@ class Scheduler {
     Block& block = *thread.block;
     Cluster& cluster = *block.cluster;
     made_progress();
+    if (shape.dependent && !thread.waited_for_grid) fault("ends without having waited for the grid before");
     if (!thread.copies.empty()) fault("ends with cp.async copies in flight");
     if (block.barrier.arrived) fault("ends while others wait at a barrier of the block: %s", describe_waiting(block.barrier).c_str());
     if (cluster.barrier.arrived) fault("ends while others wait at the cluster's barrier: %s", describe_waiting(cluster.barrier).c_str());

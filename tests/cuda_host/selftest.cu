@@ -164,6 +164,20 @@ bool test_neighbours() {
   return run(neighbours, {dim3(ranks * clusters), dim3(threads), 128 + threads * 4, ranks}, out) && equal(out.values(), expected);
 }
 
+bool test_gather() {
+  constexpr unsigned ranks = 4, clusters = 2, threads = 32;
+  std::vector<float> x, expected(ranks * clusters * threads);
+  for (size_t i = 0; i < expected.size(); ++i) x.push_back(float(i * 37 % 101));
+  for (unsigned block = 0; block < ranks * clusters; ++block)
+    for (unsigned i = 0; i < threads; ++i)
+      for (unsigned rank = 0; rank < ranks; ++rank) {
+        float& sum = expected[block * threads + i];
+        sum = sum * 3 + x[(block / ranks * ranks + rank) * threads + (i + block % ranks) % threads];
+      }
+  Buffer<float> out(expected.size());
+  return run(gather, {dim3(ranks * clusters), dim3(threads), threads * 4, ranks}, Buffer<float>(x), out) && equal(out.values(), expected);
+}
+
 template <int values>
 bool test_exchange() {
   constexpr unsigned ranks = 4, clusters = 2, threads = 32, width = ranks * threads * values, steps = 6;
@@ -198,6 +212,23 @@ bool test_words() {
   Buffer<uint32_t> out(n);
   const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
   return run(words, shape, Buffer<uint64_t>(std::vector<uint64_t>(2 * n)), out, int(steps)) && equal(out.values(), h);
+}
+
+bool test_mail() {
+  constexpr unsigned blocks = 4, threads = 32, n = blocks * threads, steps = 5;
+  std::vector<uint4> h(n), next(n);
+  for (unsigned i = 0; i < n; ++i) h[i] = make_uint4(i, i + 1, i + 2, i + 3);
+  for (unsigned t = 0; t < steps; ++t, h = next)
+    for (unsigned i = 0; i < n; ++i) {
+      next[i] = h[i];
+      for (const uint4& x : h) next[i].x = next[i].x * 31 + x.y, next[i].y += x.z * (i + 1), next[i].z = next[i].z * 7 + x.w, next[i].w += x.x;
+    }
+  std::vector<uint32_t> expected;
+  for (const uint4& x : h) expected.push_back(x.x ^ x.y ^ x.z ^ x.w);
+  Buffer<uint4> messages(2 * n);
+  Buffer<uint32_t> out(n);
+  const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
+  return run(mail, shape, messages, Buffer<uint32_t>(std::vector<uint32_t>(blocks)), out, int(steps)) && equal(out.values(), expected);
 }
 
 bool test_grid_barrier() {
@@ -252,11 +283,18 @@ bool test_to_tf32() {
   return run(round_to_tf32, {dim3(1), dim3(32)}, Buffer<uint32_t>(bits), out, int(bits.size())) && equal(out.values(), expected);
 }
 
-bool test_dependent_launch() {
-  Buffer<uint32_t> out(64);
-  std::vector<uint32_t> expected(64);
-  for (uint32_t i = 0; i < 64; ++i) expected[i] = i;
-  return run(dependent, {dim3(2), dim3(32)}, out) && equal(out.values(), expected);
+bool test_dependent_launches() {
+  constexpr unsigned n = 4096, launches = 20;
+  std::vector<uint32_t> expected = some_words(n);
+  const Buffer<uint32_t> first(expected), second(n);
+  LaunchShape shape{dim3(n / 32), dim3(32)};
+  for (unsigned l = 0; l < launches; ++l) {
+    const std::vector<uint32_t> before = expected;
+    for (unsigned i = 0; i < n; ++i) expected[i] = before[n - 1 - i] * 31 + i;
+    shape.dependent = l > 0;
+    if (launch(dependent, shape, nullptr, l % 2 ? second : first, l % 2 ? first : second)) return false;
+  }
+  return !cudaDeviceSynchronize() && equal(first.values(), expected);
 }
 
 struct Test {
@@ -276,10 +314,12 @@ const Test tests[] = {
     {"copy_bulk, fence_bulk, mbarrier_init, mbarrier_arrive_expect, mbarrier_wait", true, test_bulk_copies},
     {"cluster_rank, cluster_size, cluster_arrive, cluster_wait, cluster_address, store_cluster, mbarrier_arrive, fence_mbarrier_init", true,
      test_neighbours},
+    {"load_cluster, cluster_address, cluster_arrive, cluster_wait", true, test_gather},
     {"store_async of 4 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<1>},
     {"store_async of 16 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<4>},
     {"load_acquire, store_release, wait_at_least", false, test_flags},
     {"load_relaxed, store_relaxed", false, test_words},
+    {"load_relaxed of 16 bytes, store_release, wait_at_least", false, test_mail},
     {"GridBarrier, add_release", false, test_grid_barrier},
     {"load_matrices, 1", false, test_load_matrices<1, false>},
     {"load_matrices, 1, transposed", false, test_load_matrices<1, true>},
@@ -291,7 +331,7 @@ const Test tests[] = {
     {"mma<__half>", false, test_mma<__half>},
     {"mma<float>", false, test_mma<float>},
     {"to_tf32", false, test_to_tf32},
-    {"grid_dependency_wait, grid_dependency_launch", true, test_dependent_launch},
+    {"grid_dependency_wait, grid_dependency_launch, dependent launches", true, test_dependent_launches},
 };
 
 void choose_order([[maybe_unused]] int seed) {

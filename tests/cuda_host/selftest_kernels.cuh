@@ -122,6 +122,21 @@ __global__ void neighbours(uint32_t* out) {
   out[blockIdx.x * blockDim.x + threadIdx.x] = inbox[threadIdx.x];
 }
 
+// Sums that are spread over a cluster: each block adds up, by rank, what all blocks have, and ends when all have read it.
+__global__ void gather(const float* in, float* out) {
+  float* mine = static_cast<float*>(shared_memory());
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  mine[threadIdx.x] = in[i];
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+  float sum = 0;
+  for (unsigned rank = 0; rank < ptx::cluster_size(); ++rank)
+    sum = sum * 3 + ptx::load_cluster(ptx::cluster_address(mine + (threadIdx.x + ptx::cluster_rank()) % blockDim.x, rank));
+  ptx::cluster_arrive();
+  out[i] = sum;
+  ptx::cluster_wait();
+}
+
 // The exchange of a recurrent layer whose units are spread over a cluster: every step each block pushes its slice of h to all blocks. Two
 // buffers, no barrier in the loop: a block sends step t + 1 when it has read step t, so nobody overwrites what is still to be read.
 template <int values>
@@ -172,6 +187,27 @@ __global__ void chain(uint32_t* data, uint32_t* flags, int steps) {
     __syncthreads();
     if (threadIdx.x < 2) ptx::store_release(flags + 2 * b + threadIdx.x, uint32_t(t + 1));
   }
+}
+
+// Each block's piece of h goes to all blocks, step by step. Two places, no barrier of the grid: a block sends message t + 1 when it has read all of
+// message t, which the others sent when they had read t - 1, whose place it takes. messages: [2, n]; flags: [blocks], 0 at the start.
+__global__ void mail(uint4* messages, uint32_t* flags, uint32_t* out, int steps) {
+  const unsigned n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
+  uint4 h = make_uint4(i, i + 1, i + 2, i + 3);
+  for (int t = 0; t < steps; ++t) {
+    uint4* now = messages + t % 2 * n;
+    now[i] = h;
+    __syncthreads();
+    if (threadIdx.x == 0) ptx::store_release(flags + blockIdx.x, uint32_t(t + 1));
+    if (threadIdx.x < gridDim.x) ptx::wait_at_least(flags + threadIdx.x, uint32_t(t + 1));
+    __syncthreads();
+    for (unsigned from = 0; from < n; ++from) {
+      const uint4 x = ptx::load_relaxed(now + from);
+      h.x = h.x * 31 + x.y, h.y += x.z * (i + 1), h.z = h.z * 7 + x.w, h.w += x.x;
+    }
+    __syncthreads();
+  }
+  out[i] = h.x ^ h.y ^ h.z ^ h.w;
 }
 
 // Neighbouring blocks exchange payloads that carry the number of their step. inbox: [2, n], 0 at the start.
@@ -251,11 +287,12 @@ __global__ void round_to_tf32(const uint32_t* bits, uint32_t* out, int n) {
   out[i] = ptx::to_tf32(x);
 }
 
-__global__ void dependent(uint32_t* out) {
-  ptx::grid_dependency_launch();
+// Two launches at most are under way, so what the launch but one before wrote may be written over.
+__global__ void dependent(const uint32_t* in, uint32_t* out) {
   ptx::grid_dependency_wait();
-  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-  out[i] = i;
+  ptx::grid_dependency_launch();
+  const unsigned n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = in[n - 1 - i] * 31 + i;
 }
 
 }  // namespace rnnk::cuda

@@ -1,4 +1,5 @@
-"""Plants each fault of mutants.py in a scratch copy, rebuilds it and runs the fast tests, or those of the CUDA layers, which must fail.
+"""Plants each fault of mutants.py and fused_mutants.py in a scratch copy, rebuilds it and runs the fast tests, or those
+of the CUDA layers, which must fail.
 
     python tests/deep/mutate.py [WORD ...]     only the mutants whose name contains a word
 
@@ -14,12 +15,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
-from mutants import MUTANTS
+import fused_mutants
+import mutants as other_mutants
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from tree import MAX_JOBS, ROOT, SCRATCH, Tree
 
+MUTANTS = [*other_mutants.MUTANTS, *fused_mutants.MUTANTS]
 TIMEOUT = 900
 TESTS_FAILED = 1  # pytest's exit status; any other but a crash says nothing about the mutant
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}

@@ -29,6 +29,7 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorCooperativeLaunchTooLarge = 720,
   cudaErrorNotSupported = 801,
 };
 inline const char* cudaGetErrorName(cudaError_t error) {
@@ -38,6 +39,7 @@ inline const char* cudaGetErrorName(cudaError_t error) {
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
     case cudaErrorNoKernelImageForDevice: return "cudaErrorNoKernelImageForDevice";
+    case cudaErrorCooperativeLaunchTooLarge: return "cudaErrorCooperativeLaunchTooLarge";
     case cudaErrorNotSupported: return "cudaErrorNotSupported";
   }
   return "unknown error";
@@ -84,12 +86,12 @@ inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
-// The newest card that we write for, with few multiprocessors; one that is older; one whose clusters are small.
+// The newest card that we write for; one that is older; one whose clusters are small; an older and small one.
 namespace cuda_host {
 struct Card {
-  int major, largest_cluster;
+  int major, largest_cluster, multiprocessors;
 };
-constexpr Card cards[] = {{9, 16}, {8, 1}, {9, 8}};
+constexpr Card cards[] = {{9, 16, 128}, {8, 1, 128}, {9, 8, 128}, {8, 1, 6}};
 inline int device = 0;
 }  // namespace cuda_host
 inline cudaError_t cudaGetDevice(int* device) {
@@ -101,6 +103,8 @@ inline cudaError_t cudaSetDevice(int device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 8 : attribute == cudaDevAttrComputeCapabilityMajor ? cuda_host::cards[device].major : 0;
+  *value = attribute == cudaDevAttrMultiProcessorCount         ? cuda_host::cards[device].multiprocessors
+           : attribute == cudaDevAttrComputeCapabilityMajor ? cuda_host::cards[device].major
+                                                            : 0;
   return cudaSuccess;
 }

@@ -4,12 +4,18 @@
 
 namespace rnnk::cuda {
 
-inline cuda_host::GridShape grid_shape(const LaunchShape& s) { return {s.grid, s.block, s.shared_bytes, unsigned(s.cluster), s.cooperative}; }
+inline cuda_host::GridShape grid_shape(const LaunchShape& s) { return {s.grid, s.block, s.shared_bytes, unsigned(s.cluster), s.cooperative, s.dependent}; }
 
-// As if there were 128 multiprocessors.
+// A block or a part of a cluster for each multiprocessor.
 template <class... Parameters>
 int resident_clusters(void (*)(Parameters...), const LaunchShape& shape) {
-  return cuda_host::valid(grid_shape(shape)) && shape.cluster <= cuda_host::cards[cuda_host::device].largest_cluster ? 128 / shape.cluster : 0;
+  const cuda_host::Card& card = cuda_host::cards[cuda_host::device];
+  return cuda_host::valid(grid_shape(shape)) && shape.cluster <= card.largest_cluster ? card.multiprocessors / shape.cluster : 0;
+}
+
+template <class... Parameters>
+int resident_blocks(void (*)(Parameters...), const LaunchShape& shape) {
+  return cuda_host::valid(grid_shape(shape)) ? cuda_host::cards[cuda_host::device].multiprocessors : 0;
 }
 
 template <class... Parameters, class... Arguments>
@@ -17,6 +23,8 @@ cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cuda
   const std::tuple<Parameters...> parameters{Parameters(arguments)...};
   const cuda_host::GridShape grid = grid_shape(shape);
   if (!cuda_host::valid(grid)) return cudaErrorInvalidConfiguration;
+  const unsigned blocks = shape.grid.x * shape.grid.y * shape.grid.z;
+  if (shape.cooperative && blocks > unsigned(cuda_host::cards[cuda_host::device].multiprocessors)) return cudaErrorCooperativeLaunchTooLarge;
   cuda_host::run_grid(grid, [&] { std::apply(kernel, parameters); });
   return cudaSuccess;
 }

@@ -37,6 +37,10 @@ inline void store_relaxed(uint64_t* to, uint64_t value) {
   *to = value;
   cuda_host::wrote(to);
 }
+inline uint4 load_relaxed(const uint4* from) {
+  if (uintptr_t(from) % 16) cuda_host::fault("load_relaxed of 16 bytes from an address that is not a multiple of 16");
+  return *from;
+}
 
 // --- Clusters.
 
@@ -69,6 +73,14 @@ inline void store_cluster(ClusterAddress to, uint32_t value) {
   void* target = reinterpret_cast<void*>(to);
   cuda_host::owner_of(target, sizeof value, "store_cluster");
   std::memcpy(target, &value, sizeof value);
+}
+
+inline float load_cluster(ClusterAddress from) {
+  const void* source = reinterpret_cast<const void*>(from);
+  float value;
+  cuda_host::owner_of(source, sizeof value, "load_cluster");
+  std::memcpy(&value, source, sizeof value);
+  return value;
 }
 
 // --- mbarrier.
@@ -149,9 +161,12 @@ inline void copy_bulk(void* shared, const void* global, uint32_t bytes, uint64_t
       shared, "copy_bulk");
 }
 
-// --- Programmatic dependent launch: here a grid starts when the one before has ended.
+// --- Programmatic dependent launch: here a grid starts when the one before has ended; that all threads wait is checked when they end. Who
+// lets the next grid start before its own wait could find that one's reads before the writes of the grid before its own.
 
-inline void grid_dependency_wait() {}
-inline void grid_dependency_launch() {}
+inline void grid_dependency_wait() { cuda_host::self().waited_for_grid = true; }
+inline void grid_dependency_launch() {
+  if (cuda_host::grid().dependent && !cuda_host::self().waited_for_grid) cuda_host::fault("lets the next grid start before it has waited for the one before");
+}
 
 }  // namespace rnnk::cuda::ptx

@@ -69,6 +69,8 @@ struct Thread {
   bool in_cluster_barrier = false;  // arrived there, in this phase of the barrier, and has not waited
   unsigned cluster_phase = 0;
 
+  bool waited_for_grid = false;  // the one before
+
   // Its cp.async copies that are still to be done; see ptx.h.
   struct Copy {
     unsigned group;
@@ -106,7 +108,7 @@ struct GridShape {
   dim3 grid, block;
   size_t shared_bytes;
   unsigned cluster;
-  bool cooperative;
+  bool cooperative, dependent;
 };
 
 // Whether a card of compute capability 9.0 would take it.
