@@ -12,7 +12,7 @@ build: $(VENV)/built
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) "$(TORCH)" numpy "setuptools>=62" wheel ninja
+	$(PIP) "$(TORCH)" numpy "setuptools>=66.1" wheel ninja
 	touch $@
 
 # In place: ninja recompiles what changed, and the source tree is what runs.
@@ -25,7 +25,7 @@ $(VENV)/requires-%: requirements/%.txt $(VENV)/torch
 	touch $@
 
 test: $(VENV)/built $(VENV)/requires-test $(VENV)/requires-examples
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=auto --dist=worksteal
 
 demo: $(VENV)/built $(VENV)/requires-demo
 	$(RUN) -m examples.char_lm

@@ -52,6 +52,13 @@ def tf32(cudnn=False, matmul=False):
             backend.allow_tf32 = allow
 
 
+@contextlib.contextmanager
+def bfloat16_everywhere():
+    """torch.nn's LSTM in bfloat16 by torch's own kernels where oneDNN, which it takes otherwise, raises: on CPUs without AVX-512."""
+    with torch.backends.mkldnn.flags(enabled=torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        yield
+
+
 @pytest.fixture
 def on_cuda():
     """Tensors and modules are made on the card, and float32 is float32 on both sides."""

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 import rnnkernels
-from conftest import assert_close
+from conftest import assert_close, bfloat16_everywhere
 
 LOW = torch.bfloat16
 
@@ -20,7 +20,7 @@ def flatten(result):
 
 def compare(ours, theirs, *args):
     theirs.load_state_dict(ours.state_dict())
-    with torch.autocast("cpu", LOW):
+    with torch.autocast("cpu", LOW), bfloat16_everywhere():
         a, b = flatten(ours(*args)), flatten(theirs(*args))
     assert [t.dtype for t in a] == [t.dtype for t in b]
     exact = flatten(theirs.double()(*map(widen, args)))

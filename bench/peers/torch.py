@@ -1,4 +1,7 @@
-"""torch.nn, eager: the modules ours replace."""
+"""torch.nn, eager: the modules ours replace.
+
+Its LSTM in bfloat16 raises where oneDNN has none, on CPUs without AVX-512: there oneDNN is off, as its users must have it.
+"""
 
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -25,8 +28,9 @@ def prepare(problem, library=torch.nn, packed=None, **options):
     hx = problem.hx if problem.hx is None or point.cell == "LSTM" else problem.hx[0]
     x = problem.x.clone().requires_grad_(point.mode == "train")
     inputs = pack_padded_sequence(x, problem.lengths, enforce_sorted=False) if packed else x
+    onednn = torch.backends.mkldnn.enabled and (x.is_cuda or x.dtype is not torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if point.mode != "train":
-        return lambda: module(inputs, hx)
+        return with_onednn(onednn, lambda: module(inputs, hx))
 
     if packed:  # time the layer, not the packing
         leaf = inputs.data.detach().requires_grad_()
@@ -40,4 +44,16 @@ def prepare(problem, library=torch.nn, packed=None, **options):
         y, _ = module(inputs)
         return torch.autograd.grad(y.data if packed else y, wanted, cotangent)
 
-    return forward_backward
+    return with_onednn(onednn, forward_backward)
+
+
+def with_onednn(enabled, call):
+    """`call`, or one that switches oneDNN off meanwhile."""
+    if enabled == torch.backends.mkldnn.enabled:
+        return call
+
+    def switched():
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            return call()
+
+    return switched
