@@ -24,8 +24,9 @@ $(VENV)/requires-%: requirements/%.txt $(VENV)/torch
 	$(PIP) -r $<
 	touch $@
 
+# A process per core: threads of torch's that wait must not spin on another's core.
 test: $(VENV)/built $(VENV)/requires-test $(VENV)/requires-examples
-	$(RUN) -m pytest --numprocesses=auto --dist=worksteal
+	OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses=auto --dist=worksteal
 
 demo: $(VENV)/built $(VENV)/requires-demo
 	$(RUN) -m examples.char_lm

@@ -1,10 +1,8 @@
 """CUDA code run on the host: its self-test with many seeds, under sanitizers, and with faults that it must report."""
 
-import os
 import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cuda_host.build import CXX, SANITIZED, SCHEDULER, build, compile_all
@@ -33,16 +31,10 @@ def scheduler(folder):
     return compile_all(folder / "scheduler", SCHEDULER)
 
 
-@pytest.fixture(scope="module")
-def faulty(folder, scheduler):
-    """Fault -> the self-test with it."""
-    def build_faulty(numbered):
-        number, fault = numbered
-        copy = folder / f"fault{number}"
-        return build(copy, plant(fault, copy), flags=QUICK, scheduler=scheduler)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(FAULTS, pool.map(build_faulty, enumerate(FAULTS))))
+@pytest.fixture
+def faulty(tmp_path, scheduler):
+    """The self-test with a fault, built."""
+    return lambda fault: build(tmp_path, plant(fault, tmp_path), flags=QUICK, scheduler=scheduler)
 
 
 def test_selftest(folder, scheduler):
@@ -52,14 +44,15 @@ def test_selftest(folder, scheduler):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_is_reported(fault, faulty):
-    status, said = run(faulty[fault], SEEDS, fault.test)
+    status, said = run(faulty(fault), SEEDS, fault.test)
     assert status == 1 and re.search(fault.report, said)
 
 
 def test_a_seed_is_an_order(faulty):
     """The report names the first thread that comes to the other barrier."""
     fault = next(fault for fault in FAULTS if fault.name == "half a block is at another barrier")
-    assert len({run(faulty[fault], SEEDS, fault.test) for _ in range(3)}) == 1
+    program = faulty(fault)
+    assert len({run(program, SEEDS, fault.test) for _ in range(3)}) == 1
 
 
 def test_sanitizers(folder):

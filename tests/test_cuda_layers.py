@@ -4,12 +4,17 @@ import shutil
 import subprocess
 
 import pytest
+from filelock import FileLock
 from cuda_host.build import CXX, build_layers
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    return build_layers(tmp_path_factory.mktemp("cuda_layers"))
+@pytest.fixture(scope="session")
+def program(tmp_path_factory, worker_id):
+    """Built once, by the first of pytest-xdist's workers that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "cuda_layers"
+    with FileLock(f"{folder}.lock"):
+        return folder / "program" if (folder / "program").exists() else build_layers(folder)
 
 
 @pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
