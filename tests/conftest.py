@@ -55,8 +55,12 @@ def tf32(cudnn=False, matmul=False):
 @contextlib.contextmanager
 def bfloat16_everywhere():
     """torch.nn's LSTM in bfloat16 by torch's own kernels where oneDNN, which it takes otherwise, raises: on CPUs without AVX-512."""
-    with torch.backends.mkldnn.flags(enabled=torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = before and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    try:
         yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 @pytest.fixture

@@ -22,7 +22,10 @@ def compare(ours, theirs, *args):
     theirs.load_state_dict(ours.state_dict())
     with torch.autocast("cpu", LOW), bfloat16_everywhere():
         a, b = flatten(ours(*args)), flatten(theirs(*args))
-    assert [t.dtype for t in a] == [t.dtype for t in b]
+    dtypes = [t.dtype for t in b]
+    if type(theirs) is torch.nn.LSTM and not theirs.proj_size and isinstance(args[0], torch.Tensor) and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        dtypes = [LOW] * len(b)  # oneDNN's; torch's own LSTM, which stands in for it here, keeps float32
+    assert [t.dtype for t in a] == dtypes
     exact = flatten(theirs.double()(*map(widen, args)))
     for x, y, ref in zip(a, b, exact):
         # Where torch.nn keeps an f32 state around bf16 products its error is bf16's: so is the floor.

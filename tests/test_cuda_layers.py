@@ -1,5 +1,6 @@
 """The layers of csrc/cuda, run on the host (tests/cuda_host) against plain loops: tests/cpp/test_cuda_layers.cpp."""
 
+import os
 import shutil
 import subprocess
 
@@ -9,10 +10,10 @@ from cuda_host.build import CXX, build_layers
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory, worker_id):
+def program(tmp_path_factory):
     """Built once, by the first of pytest-xdist's workers that needs it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "cuda_layers"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cuda_layers"
     with FileLock(f"{folder}.lock"):
         return folder / "program" if (folder / "program").exists() else build_layers(folder)
 

@@ -53,7 +53,10 @@ def with_onednn(enabled, call):
         return call
 
     def switched():
-        with torch.backends.mkldnn.flags(enabled=enabled):
+        torch.backends.mkldnn.enabled = enabled
+        try:
             return call()
+        finally:
+            torch.backends.mkldnn.enabled = not enabled
 
     return switched

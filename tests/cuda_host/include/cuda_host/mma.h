@@ -56,7 +56,9 @@ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], cuda_hos
   } mine{c, a, b};
   const auto combine = [](cuda_host::Lanes& lanes) {
     constexpr int parts = std::is_same_v<T, float> ? 1 : 2, k = 8 * parts;
-    float a[16][k], b[k][8];
+    typedef float Row __attribute__((vector_size(32)));
+    float a[16][k];
+    Row b[k], c[16];
     for (int l = 0; l < 32; ++l) {
       const Mine& lane = *static_cast<Mine*>(lanes[l]);
       const int g = l / 4, i = l % 4;
@@ -65,9 +67,14 @@ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], cuda_hos
         for (int r = 0; r < 2; ++r) b[parts * i + part + k / 2 * r][g] = fragment_value<T>(lane.b[r], part);
       }
     }
-    for (int l = 0; l < 32; ++l)
-      for (int r = 0; r < 4; ++r)
-        for (int j = 0; j < k; ++j) static_cast<Mine*>(lanes[l])->c[r] += a[l / 4 + 8 * (r / 2)][j] * b[j][l % 4 * 2 + r % 2];
+    const auto for_sums = [&](auto f) {
+      for (int l = 0; l < 32; ++l)
+        for (int r = 0; r < 4; ++r) f(static_cast<Mine*>(lanes[l])->c[r], c[l / 4 + 8 * (r / 2)], l % 4 * 2 + r % 2);
+    };
+    for_sums([](float& own, Row& row, int n) { row[n] = own; });
+    for (int m = 0; m < 16; ++m)
+      for (int j = 0; j < k; ++j) c[m] += a[m][j] * b[j];
+    for_sums([](float& own, Row& row, int n) { own = row[n]; });
   };
   cuda_host::full_warp_collective(&mine, combine, {"mma", at});
 }
