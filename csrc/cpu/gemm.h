@@ -113,15 +113,30 @@ struct Tile {
       for (int64_t i = 0; i < width; i += cache_line / sizeof(S)) _mm_prefetch(reinterpret_cast<const char*>(row + rows_ahead * width + i), _MM_HINT_T0);
       a.fetch(k);
     }
-    V b[NV];
+    if constexpr (MR == 1) {
+      const V broadcast = V::broadcast(a(0, k));
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) b[v] = MR > 1 ? in_register(load(row + v * V::lanes)) : load(row + v * V::lanes);
+      for (int v = 0; v < NV; ++v) acc[0][v] = fma(broadcast, load(row + v * V::lanes), acc[0][v]);
+    } else if constexpr (MR < NV) {
+      V broadcast[MR];
 #pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m) {
-      const V broadcast = V::broadcast(a(m, k));
+      for (int m = 0; m < MR; ++m) broadcast[m] = in_register(V::broadcast(a(m, k)));
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v)
-        acc[m][v] = MR > 1 ? accumulate(acc[m][v], broadcast, b[v]) : fma(broadcast, b[v], acc[m][v]);
+      for (int v = 0; v < NV; ++v) {
+        const V b = in_register(load(row + v * V::lanes));
+#pragma GCC unroll 16
+        for (int m = 0; m < MR; ++m) acc[m][v] = accumulate(acc[m][v], broadcast[m], b);
+      }
+    } else {
+      V b[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) b[v] = in_register(load(row + v * V::lanes));
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; ++m) {
+        const V broadcast = in_register(V::broadcast(a(m, k)));
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[m][v] = accumulate(acc[m][v], broadcast, b[v]);
+      }
     }
   }
 };

@@ -64,7 +64,7 @@ RNNK_FN Vec<T> in_register(Vec<T> a) {
 #if RNNK_VECTOR_BYTES == 64
   asm("" : "+v"(v));
 #else
-  asm("" : "+x"(v));
+  asm volatile("" : "+x"(v));
 #endif
   return v;
 }
@@ -159,7 +159,8 @@ RNNK_FN void stream(Vec<T> a, T* p) {
 }
 RNNK_FN void end_streaming() { _mm_sfence(); }
 
-// sum + a b in sum's own register: free to choose, gcc moves accumulators about.
+// sum + a b in sum's own register: free to choose, gcc moves accumulators about. With 16 registers in the order written: a tile fills them all,
+// and a load that comes early spills.
 template <class T>
 RNNK_FN Vec<T> accumulate(Vec<T> sum, Vec<T> a, Vec<T> b) {
 #if RNNK_VECTOR_BYTES == 16
@@ -170,8 +171,8 @@ RNNK_FN Vec<T> accumulate(Vec<T> sum, Vec<T> a, Vec<T> b) {
   if constexpr (sizeof(T) == 4) asm("vfmadd231ps %2, %1, %0" : "+v"(v) : "v"(a.v), "v"(b.v));
   else asm("vfmadd231pd %2, %1, %0" : "+v"(v) : "v"(a.v), "v"(b.v));
 #else
-  if constexpr (sizeof(T) == 4) asm("vfmadd231ps %2, %1, %0" : "+x"(v) : "x"(a.v), "x"(b.v));
-  else asm("vfmadd231pd %2, %1, %0" : "+x"(v) : "x"(a.v), "x"(b.v));
+  if constexpr (sizeof(T) == 4) asm volatile("vfmadd231ps %2, %1, %0" : "+x"(v) : "x"(a.v), "x"(b.v));
+  else asm volatile("vfmadd231pd %2, %1, %0" : "+x"(v) : "x"(a.v), "x"(b.v));
 #endif
   return v;
 #endif
