@@ -13,7 +13,7 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-// The register tile: MR * NV accumulators, NV registers of B and one broadcast of A.
+// The register tile: MR * NV accumulators, a row of the side that has fewer registers (NV of B, or MR broadcasts of A), one register of the other side.
 constexpr int vector_registers = RNNK_VECTOR_BYTES == 64 ? 32 : 16;
 constexpr int tile_rows(int NV) {
   return vector_registers == 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : 6);
@@ -92,25 +92,24 @@ struct Tile {
     for_each([&](int m, int v) { acc[m][v] = other.acc[m][v] + acc[m][v]; });
   }
 
-  // K rows of a panel, two at a time: the core foresees where a loop of 64 rounds ends, and not one of 128.
-  template <bool far, class A, class S>
+  // K rows of a panel, `stride` apart, two at a time: the core foresees where a loop of 64 rounds ends, and not one of 128.
+  template <bool far, int64_t stride, class A, class S>
   RNNK_FN void multiply(const A& a, int64_t K, const S* panel) {
     int64_t k = 0;
-    for (; k + 2 <= K; k += 2, panel += 2 * width) {
-      multiply_row<far>(a, k, panel);
-      multiply_row<far>(a, k + 1, panel + width);
+    for (; k + 2 <= K; k += 2, panel += 2 * stride) {
+      multiply_row<far, stride>(a, k, panel);
+      multiply_row<far, stride>(a, k + 1, panel + stride);
     }
-    if (k < K) multiply_row<far>(a, k, panel);
+    if (k < K) multiply_row<far, stride>(a, k, panel);
   }
 
  private:
-  static constexpr int64_t width = NV * V::lanes;
-
-  template <bool far, class A, class S>
+  template <bool far, int64_t stride, class A, class S>
   RNNK_FN void multiply_row(const A& a, int64_t k, const S* row) {
     if constexpr (far) {
 #pragma GCC unroll 8
-      for (int64_t i = 0; i < width; i += cache_line / sizeof(S)) _mm_prefetch(reinterpret_cast<const char*>(row + rows_ahead * width + i), _MM_HINT_T0);
+      for (int64_t i = 0; i < NV * V::lanes; i += cache_line / sizeof(S))
+        _mm_prefetch(reinterpret_cast<const char*>(row + rows_ahead * stride + i), _MM_HINT_T0);
       a.fetch(k);
     }
     if constexpr (MR == 1) {
@@ -189,35 +188,35 @@ RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t
   else whole ? store_tile<true, Store::add>(tile, c, m0, valid) : store_tile<false, Store::add>(tile, c, m0, valid);
 }
 
-// Rows m0 .. m0 + valid of C = A times K rows of a panel, in chains.
-template <int MR, int NV, bool far, class T, class A, class S>
+// Rows m0 .. m0 + valid of C = A times K rows of NV of a panel's W registers, in chains.
+template <int MR, int NV, int W, bool far, class T, class A, class S>
 RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0, int valid) {
   if (c.store == Store::add) prefetch_rows<NV>(c, m0, valid);
   Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
   tile.clear();
   for (int64_t first = 0;;) {
     const int64_t length = std::min(chain, K - first);
-    tile.template multiply<far>(a, length, panel);
+    tile.template multiply<far, W * Vec<T>::lanes>(a, length, panel);
     if (first) tile.add(sum);
     first += length;
     if (first >= K) break;
     sum = tile;
     tile.clear();
     a.advance(length);
-    panel += length * NV * Vec<T>::lanes;
+    panel += length * W * Vec<T>::lanes;
   }
   store_tile(tile, c, m0, valid);
 }
 
-template <int MR, int NV, bool far, class T, class S>
+template <int MR, int NV, int W, bool far, class T, class S>
 RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0,
                              const S* next, int64_t step) {
-  tile_product<MR, NV, far>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
+  tile_product<MR, NV, W, far>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
 }
 
-// One block of rows of a panel; `next` comes after it. Tiles are of even size rather than full ones and a thin rest. Inlined, as its caller
-// is: a single row of a small panel takes no longer than a few calls.
-template <int NV, class T, class S>
+// One block of rows of NV of a panel's W registers; `next` comes after it. Tiles are of even size rather than full ones and a thin rest. Inlined,
+// as its caller is: a single row of a small panel takes no longer than a few calls.
+template <int NV, int W, class T, class S>
 RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
                    const Target<T>& c) {
   constexpr int most = tile_rows(NV);
@@ -231,11 +230,27 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
     const int count = rows_of_tile - (i < thinner);
     const S* piece = next + i * step * K;
     with_constant<most>(count, [&](auto MR) {
-      if (far) rows_tile<MR, NV, true>(rows, start, K, chain, panel, c, m0, piece, step);
-      else rows_tile<MR, NV, false>(rows, start, K, chain, panel, c, m0, piece, step);
+      if (far) rows_tile<MR, NV, W, true>(rows, start, K, chain, panel, c, m0, piece, step);
+      else rows_tile<MR, NV, W, false>(rows, start, K, chain, panel, c, m0, piece, step);
     });
     m0 += count;
   }
+}
+
+// The same for a whole panel. With 16 registers a far one goes in two halves: tiles of 6 x 2 registers read half as much of it as those of 3 x 4.
+template <int W, class T, class S>
+RNNK_FN void panel_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
+                           Target<T> c) {
+  if constexpr (vector_registers == 16 && W == 4) {
+    if (far && M > tile_rows(W)) {
+      constexpr int64_t half = 2 * Vec<T>::lanes;
+      block_product<2, W>(rows, M, start, K, chain, far, panel, next, c);
+      if (c.columns <= half) return;
+      c.offset += half, c.columns -= half;
+      return block_product<2, W>(rows, M, start, K, chain, far, panel + half, next + half * K, c);
+    }
+  }
+  block_product<W, W>(rows, M, start, K, chain, far, panel, next, c);
 }
 
 // C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them. The
@@ -249,7 +264,7 @@ RNNK_FN void rows_product(const T* const* rows, int64_t M, const Stretches& k, c
     for (int64_t first = 0; first == 0 || first < k.length; first += block) {
       const int64_t K = std::min(block, k.length - first);
       const bool last = s + 1 == k.count && first + block >= k.length;
-      block_product<NV>(rows, M, k.start[s] + first, K, chain, far, panel, last ? next : panel + K * width, c);
+      panel_product<NV>(rows, M, k.start[s] + first, K, chain, far, panel, last ? next : panel + K * width, c);
       panel += K * width;
       c.store = Store::add;
     }
@@ -261,7 +276,7 @@ RNNK_FN void rows_product(const T* const* rows, int64_t M, const Stretches& k, c
 template <int NV, class T>
 RNNK_NOINLINE void columns_tile(const T* a, const T* next, int64_t stride, int64_t K, const T* panel, const Target<T>& c, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV, true>(ColumnsOfA<T, MR>{a, next, stride}, K, chain_length(K), panel, c, 0, valid);
+  tile_product<MR, NV, NV, true>(ColumnsOfA<T, MR>{a, next, stride}, K, chain_length(K), panel, c, 0, valid);
 }
 
 // rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].
@@ -286,8 +301,8 @@ struct Panels {
 
   static constexpr int lanes = Vec<T>::lanes;
   Panels() = default;
-  Panels(int64_t K, int64_t columns)
-      : K(K), columns(columns), registers(int(std::min<int64_t>(4, std::max<int64_t>(1, (columns + lanes - 1) / lanes)))), data(nullptr) {}
+  Panels(int64_t K, int64_t columns, int most_registers = 4)
+      : K(K), columns(columns), registers(int(std::min<int64_t>(most_registers, std::max<int64_t>(1, (columns + lanes - 1) / lanes)))), data(nullptr) {}
 
   Panels(Arena& arena, int64_t K, int64_t columns) : Panels(K, columns) { data = arena.take<T>(size()); }
 
