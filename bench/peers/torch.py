@@ -28,7 +28,9 @@ def prepare(problem, library=torch.nn, packed=None, **options):
     hx = problem.hx if problem.hx is None or point.cell == "LSTM" else problem.hx[0]
     x = problem.x.clone().requires_grad_(point.mode == "train")
     inputs = pack_padded_sequence(x, problem.lengths, enforce_sorted=False) if packed else x
-    onednn = torch.backends.mkldnn.enabled and (x.is_cuda or x.dtype is not torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    onednn = torch.backends.mkldnn.enabled
+    if library is torch.nn and x.dtype is torch.bfloat16 and not x.is_cuda:
+        onednn = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if point.mode != "train":
         return with_onednn(onednn, lambda: module(inputs, hx))
 

@@ -19,6 +19,9 @@ constexpr int tile_rows(int NV) {
   return vector_registers == 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : 6);
 }
 
+// Of a far panel's registers a tile takes so many at once: with 16 registers 6 x 2 read half as much of it as 3 x 4.
+constexpr int far_registers = vector_registers == 32 ? 4 : 2;
+
 constexpr int64_t far_panel_bytes = 64 << 10;
 constexpr int64_t rows_that_stream = 2;
 constexpr int64_t rows_ahead = 4, columns_ahead = 8;
@@ -237,17 +240,17 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
   }
 }
 
-// The same for a whole panel. With 16 registers a far one goes in two halves: tiles of 6 x 2 registers read half as much of it as those of 3 x 4.
+// The same for a whole panel, a far one in halves.
 template <int W, class T, class S>
 RNNK_FN void panel_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
                            Target<T> c) {
-  if constexpr (vector_registers == 16 && W == 4) {
+  if constexpr (W == 2 * far_registers) {
     if (far && M > tile_rows(W)) {
-      constexpr int64_t half = 2 * Vec<T>::lanes;
-      block_product<2, W>(rows, M, start, K, chain, far, panel, next, c);
+      constexpr int64_t half = far_registers * Vec<T>::lanes;
+      block_product<far_registers, W>(rows, M, start, K, chain, far, panel, next, c);
       if (c.columns <= half) return;
       c.offset += half, c.columns -= half;
-      return block_product<2, W>(rows, M, start, K, chain, far, panel + half, next + half * K, c);
+      return block_product<far_registers, W>(rows, M, start, K, chain, far, panel + half, next + half * K, c);
     }
   }
   block_product<W, W>(rows, M, start, K, chain, far, panel, next, c);

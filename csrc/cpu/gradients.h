@@ -123,7 +123,7 @@ class Gradients {
   template <class BRow>
   void weight_gradient(int thread, const Scratch& s, const Chunk& c, const T* a, int64_t a_stride, const Stretches& m, const BRow& b_row,
                        int64_t columns, T* out) const {
-    const Panels<T> panels(chunk_tokens, columns, vector_registers == 32 ? 4 : 2);
+    const Panels<T> panels(chunk_tokens, columns, far_registers);
     with_constant<4>(panels.registers, [&](auto NV) {
       constexpr int MR = tile_rows(NV);
       const int64_t tiles = (m.length + MR - 1) / MR;  // of a stretch

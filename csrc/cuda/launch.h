@@ -5,6 +5,8 @@
 
 #include <cstddef>
 
+#include "cuda/per_device.h"
+
 namespace rnnk::cuda {
 
 struct LaunchShape {
@@ -81,10 +83,9 @@ int resident_clusters(void (*kernel)(Parameters...), const LaunchShape& shape) {
 // How many of its blocks the current device has room for at once: 0 where it takes none.
 template <class... Parameters>
 int resident_blocks(void (*kernel)(Parameters...), const LaunchShape& shape) {
-  int device = 0, multiprocessors = 0, blocks = 0;
-  if (!allow(kernel, shape) && !cudaGetDevice(&device) && !cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) &&
-      !cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, int(shape.block.x), shape.shared_bytes))
-    return blocks * multiprocessors;
+  int blocks = 0;
+  if (!allow(kernel, shape) && !cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, int(shape.block.x), shape.shared_bytes))
+    return blocks * multiprocessors();
   cudaGetLastError();
   return 0;
 }
