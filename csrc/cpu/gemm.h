@@ -7,9 +7,9 @@
 //
 // S is how a panel stores its numbers: as T, or for T = float as Bfloat16, which the product widens as it loads them.
 //
-// A far panel is one that does not stay in the L1. Its product fetches what it will need: the next rows into the L1, and, a piece
-// with each row, the next panel into the L2. Near panels would only pay for it, and so would one or two rows, which read a panel
-// as fast as the caches give it: there the hardware prefetches better (95 against 70 GB/s from the L2).
+// A far panel is one that does not stay in the L1. Its product fetches what it will need: the next rows into the L1 (where its
+// instructions leave room for that), and, a piece with each row, the next panel into the L2. Near panels would only pay for it, and so would one or
+// two rows, which read a panel as fast as the caches give it: there the hardware prefetches better (95 against 70 GB/s from the L2).
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
@@ -22,9 +22,9 @@ constexpr int tile_rows(int NV) {
 // Of a far panel's registers a tile takes so many at once: with 16 registers 6 x 2 read half as much of it as 3 x 4.
 constexpr int far_registers = vector_registers == 32 ? 4 : 2;
 
-constexpr int64_t far_panel_bytes = 64 << 10;
+constexpr int64_t far_panel_bytes = vector_registers == 32 ? 64 << 10 : 24 << 10;
 constexpr int64_t rows_that_stream = 2;
-constexpr int64_t rows_ahead = 4, columns_ahead = 8;
+constexpr int64_t rows_ahead = vector_registers == 32 ? 4 : 0, columns_ahead = 8;
 constexpr int64_t chains_of_block = 4;
 constexpr int64_t cache_line = 64;
 
@@ -95,15 +95,16 @@ struct Tile {
     for_each([&](int m, int v) { acc[m][v] = other.acc[m][v] + acc[m][v]; });
   }
 
-  // K rows of a panel, `stride` apart, two at a time: the core foresees where a loop of 64 rounds ends, and not one of 128.
+  // K rows of a panel, `stride` apart, several at a time: the core foresees where a loop of 64 rounds ends, and not one of 128. Four where registers
+  // are narrow and a round short; NV = 3 leaves none of 16 over, and gcc would spill a sum.
   template <bool far, int64_t stride, class A, class S>
   RNNK_FN void multiply(const A& a, int64_t K, const S* panel) {
+    constexpr int unrolled = vector_registers == 32 || NV == 3 ? 2 : 4;
     int64_t k = 0;
-    for (; k + 2 <= K; k += 2, panel += 2 * stride) {
-      multiply_row<far, stride>(a, k, panel);
-      multiply_row<far, stride>(a, k + 1, panel + stride);
-    }
-    if (k < K) multiply_row<far, stride>(a, k, panel);
+    for (; k + unrolled <= K; k += unrolled, panel += unrolled * stride)
+#pragma GCC unroll 4
+      for (int i = 0; i < unrolled; ++i) multiply_row<far, stride>(a, k + i, panel + i * stride);
+    for (; k < K; ++k, panel += stride) multiply_row<far, stride>(a, k, panel);
   }
 
  private:
@@ -111,7 +112,7 @@ struct Tile {
   RNNK_FN void multiply_row(const A& a, int64_t k, const S* row) {
     if constexpr (far) {
 #pragma GCC unroll 8
-      for (int64_t i = 0; i < NV * V::lanes; i += cache_line / sizeof(S))
+      for (int64_t i = 0; rows_ahead && i < NV * V::lanes; i += cache_line / sizeof(S))
         _mm_prefetch(reinterpret_cast<const char*>(row + rows_ahead * stride + i), _MM_HINT_T0);
       a.fetch(k);
     }
@@ -125,14 +126,14 @@ struct Tile {
       for (int m = 0; m < MR; ++m) broadcast[m] = in_register(V::broadcast(a(m, k)));
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        const V b = in_register(load(row + v * V::lanes));
+        const V b = load_operand<T>(row + v * V::lanes);
 #pragma GCC unroll 16
         for (int m = 0; m < MR; ++m) acc[m][v] = accumulate(acc[m][v], broadcast[m], b);
       }
     } else {
       V b[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) b[v] = in_register(load(row + v * V::lanes));
+      for (int v = 0; v < NV; ++v) b[v] = load_operand<T>(row + v * V::lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < MR; ++m) {
         const V broadcast = in_register(V::broadcast(a(m, k)));

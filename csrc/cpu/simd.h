@@ -57,18 +57,6 @@ RNNK_FN Vec<T> load(const T* p) { return Vec<T>::load(p); }
 template <class T>
 RNNK_FN void store(Vec<T> a, T* p) { a.store(p); }
 
-// The same, in a register from here on: the compiler would else load it again for each use, where it has few.
-template <class T>
-RNNK_FN Vec<T> in_register(Vec<T> a) {
-  typename Vec<T>::Raw v = a.v;
-#if RNNK_VECTOR_BYTES == 64
-  asm("" : "+v"(v));
-#else
-  asm volatile("" : "+x"(v));
-#endif
-  return v;
-}
-
 // In memory only: the upper half of a float, rounded to nearest even.
 struct Bfloat16 {
   uint16_t bits;
@@ -85,6 +73,31 @@ RNNK_FN void store(Vec<float> a, Bfloat16* p) {
   const auto rounded = Vec<float>::Bits((bits + 0x7fff + (bits >> 16 & 1)) >> 16 & 0xffff);
   const auto nan = a.v != a.v;
   *reinterpret_cast<Bfloat16::Unaligned*>(p) = __builtin_convertvector(nan ? Vec<float>::Bits{} + 0x7fc0 : rounded, Bfloat16::Halves);
+}
+
+// In a register from here on: the compiler would else load it again for each use, where it has few.
+template <class T>
+RNNK_FN Vec<T> in_register(Vec<T> a) {
+  typename Vec<T>::Raw v = a.v;
+#if RNNK_VECTOR_BYTES == 64
+  asm("" : "+v"(v));
+#else
+  asm volatile("" : "+x"(v));
+#endif
+  return v;
+}
+
+// Of a panel, as a register tile multiplies it. A tile fills 16 registers: a load that came earlier than written would spill a sum.
+template <class T, class S>
+RNNK_FN Vec<T> load_operand(const S* p) {
+#if RNNK_VECTOR_BYTES == 32
+  if constexpr (std::is_same_v<S, T>) {
+    typename Vec<T>::Raw v;
+    asm volatile("vmovups %1, %0" : "=x"(v) : "m"(*reinterpret_cast<const typename Vec<T>::Unaligned*>(p)));
+    return v;
+  }
+#endif
+  return in_register(load(p));
 }
 
 #if RNNK_VECTOR_BYTES == 64
