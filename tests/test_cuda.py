@@ -86,7 +86,7 @@ def test_recompute(cell):
                 assert_close(result, value, theirs[name], f"{case}: {name}")
 
 
-# The kernels beside R0. R1, and R2 with one rank, a few and the most; it holds 700 units forward only, and is not forced there; R3 with a few
+# The kernels beside R0. R1, and R2 with two ranks, some and the most; it holds 700 units forward only, and is not forced there; R3 with a few
 # ranks and many, weights in shared memory and, at 1000 units, a launch a direction; R4 with rows that are no whole pieces, and with some and the most
 # ranks.
 REGIMES = [("R1", 60), ("R2", 17), ("R2", 72), ("R2", 250), ("R2", 500), (None, 700), ("R3", 72), ("R3", 1000), ("R4", 61), ("R4", 264), ("R4", 520)]

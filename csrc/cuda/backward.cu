@@ -257,7 +257,7 @@ class Backward {
   void run_cells(Queue& queue, const Chunk& c, int64_t i, const BackwardStep<T>& k, int64_t rows) const {
     if constexpr (has_loop<T> && !C::gated_products)
       if (regime_ == Regime::r4 && i + 1 < c.end)
-        return run_fused_step(queue, a_, k, transposed_, step(c, i + 1).token_row, i + 2 < c.end);
+        return run_fused_step(queue, a_, k, transposed_, step(c, i + 1).token_row);
     queue.run(cell_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
   }
 

@@ -70,15 +70,16 @@ class Inbox {
   __device__ void wait(int message) const {
     ptx::mbarrier_wait(full_ + message % 2, uint32_t(message / 2 & 1));
     if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(full_ + message % 2, bytes_);  // of the next but one
+    __syncwarp();
   }
 };
 
-// The fewest ranks that have room for H units, as equal as tiles allow.
+// The fewest ranks that have room for H units, as equal as tiles allow; at least two, for st.async is undefined in a cluster of one.
 template <class T, int gates, class Tiles>
 LaunchShape cluster_shape(const Shape& s, size_t shared_bytes) {
   constexpr int step = warp_units<gates> > 8 ? warp_units<gates> : 8;
-  static_assert(Tiles::units % step == 0 && most_ranks<T, Tiles> <= 16);
-  int ranks = 1;
+  static_assert(Tiles::units % step == 0 && 2 <= most_ranks<T, Tiles> && most_ranks<T, Tiles> <= 16);
+  int ranks = 2;
   while (ranks * Tiles::units < s.H) ranks *= 2;
   const int64_t units = ((s.H + ranks - 1) / ranks + step - 1) / step * step;
   const int64_t threads = units / warp_units<gates> * 32;

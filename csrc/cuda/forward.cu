@@ -171,7 +171,7 @@ class Forward {
   }
 
   void advance_fused(Queue& queue, const Chunk& c, int64_t i) const {
-    if constexpr (has_loop<T> && !C::gated_products) run_fused_step(queue, a_, step(c, i), i > c.begin);
+    if constexpr (has_loop<T> && !C::gated_products) run_fused_step(queue, a_, step(c, i));
   }
 
   // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.

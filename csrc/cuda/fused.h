@@ -9,14 +9,13 @@ struct ForwardStep;
 template <class T>
 struct BackwardStep;
 
-// A step of the forward pass; `follows` another one that was the launch before.
+// A step of the forward pass.
 template <class T>
-void run_fused_step(Queue& queue, const ForwardArgs<T>& args, const ForwardStep<T>& step, bool follows);
+void run_fused_step(Queue& queue, const ForwardArgs<T>& args, const ForwardStep<T>& step);
 
 // A step of the backward pass, not the first of its chunk: the step after's slots lie from `slot_row` of each direction on in `step.tokens`.
 // w_hh: [D, H, G * H], transposed.
 template <class T>
-void run_fused_step(Queue& queue, const BackwardArgs<T>& args, const BackwardStep<T>& step, const T* w_hh, const int64_t (&slot_row)[2],
-                    bool follows);
+void run_fused_step(Queue& queue, const BackwardArgs<T>& args, const BackwardStep<T>& step, const T* w_hh, const int64_t (&slot_row)[2]);
 
 }  // namespace rnnk::cuda

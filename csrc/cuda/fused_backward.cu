@@ -72,8 +72,7 @@ __global__ void __launch_bounds__(64 * row_warps, 2) fused_backward_kernel(const
 }  // namespace
 
 template <class T>
-void run_fused_step(Queue& queue, const BackwardArgs<T>& args, const BackwardStep<T>& step, const T* w_hh, const int64_t (&slot_row)[2],
-                    bool follows) {
+void run_fused_step(Queue& queue, const BackwardArgs<T>& args, const BackwardStep<T>& step, const T* w_hh, const int64_t (&slot_row)[2]) {
   const Shape& s = args.shape;
   const int64_t rows = std::max(step.steps[0].rows(true), step.steps[1].rows(true));
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
@@ -81,15 +80,15 @@ void run_fused_step(Queue& queue, const BackwardArgs<T>& args, const BackwardSte
     const int64_t columns = C::gates * s.H;
     const FusedBackward<T> k{step, w_hh, {slot_row[0], slot_row[1]}, whole_pieces<T>(columns, step.tokens.hidden_slots, w_hh)};
     with_row_warps(s.B, [&](auto row_warps) {
-      queue.run(fused_backward_kernel<T, C, row_warps.value>,
-                fused_shape<BackwardTile<T, row_warps.value>, T>(s, rows, columns, units, follows), args, k);
+      const auto kernel = fused_backward_kernel<T, C, row_warps.value>;
+      queue.run(kernel, fused_shape<BackwardTile<T, row_warps.value>, T>(s, rows, columns, units, queue.follows(kernel)), args, k);
     });
   });
 }
 
-template void run_fused_step(Queue&, const BackwardArgs<float>&, const BackwardStep<float>&, const float*, const int64_t (&)[2], bool);
+template void run_fused_step(Queue&, const BackwardArgs<float>&, const BackwardStep<float>&, const float*, const int64_t (&)[2]);
 template void run_fused_step(Queue&, const BackwardArgs<__nv_bfloat16>&, const BackwardStep<__nv_bfloat16>&, const __nv_bfloat16*,
-                             const int64_t (&)[2], bool);
-template void run_fused_step(Queue&, const BackwardArgs<__half>&, const BackwardStep<__half>&, const __half*, const int64_t (&)[2], bool);
+                             const int64_t (&)[2]);
+template void run_fused_step(Queue&, const BackwardArgs<__half>&, const BackwardStep<__half>&, const __half*, const int64_t (&)[2]);
 
 }  // namespace rnnk::cuda

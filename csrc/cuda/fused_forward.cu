@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(64 * row_warps, 2) fused_forward_kernel(const 
 }  // namespace
 
 template <class T>
-void run_fused_step(Queue& queue, const ForwardArgs<T>& args, const ForwardStep<T>& step, bool follows) {
+void run_fused_step(Queue& queue, const ForwardArgs<T>& args, const ForwardStep<T>& step) {
   const Shape& s = args.shape;
   const bool whole = whole_pieces<T>(s.H, args.weights[0].w_hh, args.weights[1].w_hh, args.out, args.h0);
   const int64_t rows = std::max(step.steps[0].now.active, step.steps[1].now.active);
@@ -81,14 +81,14 @@ void run_fused_step(Queue& queue, const ForwardArgs<T>& args, const ForwardStep<
     using C = decltype(cell);
     with_row_warps(s.B, [&](auto row_warps) {
       constexpr int units = fused_units<C::gates>;
-      queue.run(fused_forward_kernel<T, C, row_warps.value>,
-                fused_shape<ForwardTile<T, C, row_warps.value>, T>(s, rows, s.H, units, follows), args, step, whole);
+      const auto kernel = fused_forward_kernel<T, C, row_warps.value>;
+      queue.run(kernel, fused_shape<ForwardTile<T, C, row_warps.value>, T>(s, rows, s.H, units, queue.follows(kernel)), args, step, whole);
     });
   });
 }
 
-template void run_fused_step(Queue&, const ForwardArgs<float>&, const ForwardStep<float>&, bool);
-template void run_fused_step(Queue&, const ForwardArgs<__nv_bfloat16>&, const ForwardStep<__nv_bfloat16>&, bool);
-template void run_fused_step(Queue&, const ForwardArgs<__half>&, const ForwardStep<__half>&, bool);
+template void run_fused_step(Queue&, const ForwardArgs<float>&, const ForwardStep<float>&);
+template void run_fused_step(Queue&, const ForwardArgs<__nv_bfloat16>&, const ForwardStep<__nv_bfloat16>&);
+template void run_fused_step(Queue&, const ForwardArgs<__half>&, const ForwardStep<__half>&);
 
 }  // namespace rnnk::cuda

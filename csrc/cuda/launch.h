@@ -70,13 +70,28 @@ cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cuda
   return cudaLaunchKernelEx(&launch.config, kernel, Parameters(arguments)...);
 }
 
+template <class = void>
+__global__ void empty_kernel() {}
+
+// Whether the current device has clusters and programmatic dependent launch, and the code was compiled for them: a driver may have translated it
+// from that of an older card, where ptx::sm90 is false.
+inline bool is_sm90() {
+  static PerDevice known;
+  return known([](int device) {
+    cudaFuncAttributes code{};
+    if (!cudaFuncGetAttributes(&code, empty_kernel<>)) return int(code.ptxVersion >= 90 && device_attribute(cudaDevAttrClusterLaunch, device));
+    cudaGetLastError();  // or the next call of somebody else reports it
+    return 0;
+  });
+}
+
 // How many of its clusters the current device has room for at once: 0 where it takes none.
 template <class... Parameters>
 int resident_clusters(void (*kernel)(Parameters...), const LaunchShape& shape) {
   const LaunchConfig launch(shape, nullptr);
   int count = 0;
   if (!allow(kernel, shape) && !cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config)) return count;
-  cudaGetLastError();  // or the next call of somebody else reports it
+  cudaGetLastError();
   return 0;
 }
 

@@ -26,11 +26,6 @@ inline int device_attribute(cudaDeviceAttr attribute, int device) {
   return cudaDeviceGetAttribute(&value, attribute, device) ? 0 : value;
 }
 
-// Whether the current device has clusters and programmatic dependent launch.
-inline bool is_sm90() {
-  static PerDevice known;
-  return known([](int device) { return device_attribute(cudaDevAttrComputeCapabilityMajor, device); }) >= 9;
-}
 inline int multiprocessors() {
   static PerDevice known;
   return known([](int device) { return device_attribute(cudaDevAttrMultiProcessorCount, device); });

@@ -56,15 +56,20 @@ __device__ inline void store_release(uint32_t* to, uint32_t value) {
 __device__ inline void add_release(uint32_t* to, uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(value) : "memory");
 }
-// Until *flag has reached `value`; both may wrap around. Built with RNNKERNELS_WATCHDOG it gives up after some seconds.
-__device__ inline void wait_at_least(const uint32_t* flag, uint32_t value) {
+// Built with RNNKERNELS_WATCHDOG it gives up after some seconds.
+template <class F>
+__device__ void wait_until(const F& over) {
 #ifdef RNNKERNELS_WATCHDOG
-  for (const long long start = clock64(); int32_t(load_acquire(flag) - value) < 0;)
+  for (const long long start = clock64(); !over();)
     if (clock64() - start > 10'000'000'000) __trap();
 #else
-  while (int32_t(load_acquire(flag) - value) < 0) {
+  while (!over()) {
   }
 #endif
+}
+// Until *flag has reached `value`; both may wrap around.
+__device__ inline void wait_at_least(const uint32_t* flag, uint32_t value) {
+  wait_until([&] { return int32_t(load_acquire(flag) - value) >= 0; });
 }
 // 8 bytes that are written and read as one: a payload and the number of the step that it belongs to need no flag beside them.
 __device__ inline uint64_t load_relaxed(const uint64_t* from) {
@@ -141,14 +146,14 @@ __device__ inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes)
 }
 // Until the phase of this parity is over; the first phase has parity 0. For data that any block of the cluster wrote.
 __device__ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
-  uint32_t over;
-  do {
-    over = 1;
+  wait_until([&] {
+    uint32_t over = 1;
     RNNK_SM90(asm volatile("{\n.reg .pred over;\n"
                            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2;\n"
                            "selp.u32 %0, 1, 0, over;\n}"
                            : "=r"(over) : "r"(shared_address(barrier)), "r"(parity) : "memory"));
-  } while (!over);
+    return over;
+  });
 }
 
 // --- Copies that run while the thread goes on.

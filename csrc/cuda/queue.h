@@ -50,23 +50,32 @@ class Queue {
   cudaStream_t stream_;
   const Gemm& gemm_;
   cudaError_t error_ = cudaSuccess;
+  const void* newest_ = nullptr;  // the kernel that was enqueued last, and nothing after it
 
  public:
   Queue(cudaStream_t stream, const Gemm& gemm) : stream_(stream), gemm_(gemm) {}
   cudaError_t error() const { return error_; }
 
+  // Whether what comes next follows a launch of this kernel.
+  template <class... Parameters>
+  bool follows(void (*kernel)(Parameters...)) const {
+    return newest_ == reinterpret_cast<const void*>(kernel);
+  }
+
   // Nothing where the grid is empty.
   template <class... Parameters, class... Arguments>
   void run(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments&&... arguments) {
     if (error_ != cudaSuccess || !shape.grid.x || !shape.grid.y || !shape.grid.z) return;
+    newest_ = reinterpret_cast<const void*>(kernel);
     error_ = launch(kernel, shape, stream_, std::forward<Arguments>(arguments)...);
   }
 
   // c = a b, of [m, k] and [k, n], for each of `batch`.
   template <class T, class Out>
   void multiply(int64_t m, int64_t n, int64_t k, const Operand<T>& a, const Operand<T>& b, const Result<Out>& c, int batch = 1) {
-    if (error_ == cudaSuccess)
-      error_ = gemm_({type_of<T>, type_of<Out>, m, n, k, a, b, c.data, c.row_stride, c.batch_stride, batch, c.add});
+    if (error_ != cudaSuccess) return;
+    newest_ = nullptr;
+    error_ = gemm_({type_of<T>, type_of<Out>, m, n, k, a, b, c.data, c.row_stride, c.batch_stride, batch, c.add});
   }
 };
 

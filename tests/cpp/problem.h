@@ -56,6 +56,7 @@ struct Case {
   int D = 1;
   Layout layout = Layout::full;
   bool bias = true, reset = false, cells = false;
+  bool idle = false;  // packed: no row reaches the last two steps
 
   int64_t state() const { return P ? P : H; }
   int64_t gates() const { return gate_count(cell); }
@@ -63,8 +64,9 @@ struct Case {
   bool is_lstm() const { return cell == rnnk::Cell::lstm; }
   std::string name() const {
     char text[160];
-    std::snprintf(text, sizeof text, "%s T=%d B=%d I=%d H=%d P=%d D=%d %s%s%s%s", cell_names[int(cell)], int(T), int(B), int(I), int(H), int(P), D,
-                  layout_names[int(layout)], bias ? "" : " no bias", reset ? " reset" : "", cells ? " cells" : "");
+    std::snprintf(text, sizeof text, "%s T=%d B=%d I=%d H=%d P=%d D=%d %s%s%s%s%s", cell_names[int(cell)], int(T), int(B), int(I), int(H), int(P), D,
+                  layout_names[int(layout)], bias ? "" : " no bias", reset ? " reset" : "", cells ? " cells" : "",
+                  idle ? " idle" : "");
     return text;
   }
 };
@@ -94,6 +96,8 @@ struct Steps {
     if (c.layout == Layout::packed) {
       for (int64_t b = 1; b < c.B; ++b) lengths[b] = uniform_integer(1, c.T);
       std::sort(lengths.begin(), lengths.end(), std::greater<>());
+      if (c.idle)
+        for (int64_t& length : lengths) length = std::min(length, c.T - 2);
     }
     return lengths;
   }

@@ -299,7 +299,7 @@ void test_whole_card() {
 }
 
 // R4: one, two, four and eight ranks of unequal parts of K, several tiles of units; both shapes of tile, two tiles of rows; rows of whole 16
-// bytes and others; rows that begin and end early.
+// bytes and others; rows that begin and end early; steps that no row has, which launch nothing.
 template <class T>
 void test_fused() {
   constexpr int words = int(sizeof(T)) / 2;
@@ -308,6 +308,7 @@ void test_fused() {
   cudaSetDevice(0);
   test_orders<T>({Cell::rnn_tanh, 4, 3, 2, 264 / words, 0, 1, Layout::packed});
   test_orders<T>({Cell::gru, 4, 3, 2, 72, 0, 1, Layout::packed});
+  test_case<T>({Cell::lstm, 6, 3, 2, 72 / words, 0, 1, Layout::packed, true, false, false, true});
   test_orders<T>({Cell::rnn_sigmoid, 3, 2, 2, 250 / words, 0, 2, Layout::lengths});
   test_orders<T>({Cell::lstm, 4, 67, 2, 40, 0, 2, Layout::lengths});
   for (Cell cell : {Cell::lstm, Cell::gru, Cell::rnn_tanh})

@@ -57,4 +57,6 @@ MUTANTS = [
            "transpose(queue, a_.weights[d].w_hh", "transpose(queue, a_.weights[0].w_hh"),
     Mutant("cuda R4: W_hh transposed by a tile too few", "csrc/cuda/convert.cu",
            "(n + tile_side - 1) / tile_side); };", "(n + tile_side - 2) / tile_side); };"),
+    Mutant("cuda R4: a step depends on whatever came before it", "csrc/cuda/queue.h",
+           "return newest_ == reinterpret_cast<const void*>(kernel);", "return kernel;"),
 ]

@@ -175,8 +175,8 @@ MUTANTS = [
            "return d ? step : step;"),
     Mutant("cuda: a chunk misses its last step's tokens", CUDA_STEPS, "last.first + last.active - first.first",
            "last.first - first.first"),
-    Mutant("cuda: a failure does not end the call", CUDA_QUEUE, "    if (error_ == cudaSuccess)\n      error_ =",
-           "    error_ ="),
+    Mutant("cuda: a failure does not end the call", CUDA_QUEUE, "    if (error_ != cudaSuccess) return;\n    newest_ = nullptr;",
+           "    newest_ = nullptr;"),
     Mutant("cuda: rows beyond a grid's limit are left out", CUDA_QUEUE, "row += int64_t(gridDim.y) * blockDim.y",
            "row = rows"),
     Mutant("cuda: both directions have the first one's W_hh", CUDA_CONVERT, "convert(queue, matrices_[d],",
@@ -366,6 +366,7 @@ MUTANTS = [
     Mutant("cuda R2: the parts of two steps in one place", R2_BACKWARD, "return parts_ + message % 2 * copy_size;", "return parts_ + 0 * message;"),
     Mutant("cuda R2: all ranks' parts in one place", R2_BACKWARD, "+ share_.rank * share_.units * tile_rows + row;", "+ row;"),
     Mutant("cuda R2: a rank's part is not added", R2_BACKWARD, "if (rank < share_.ranks) sum +=", "if (rank + 1 < share_.ranks || rank == 0) sum +="),
+    Mutant("cuda R2: a cluster of one", "csrc/cuda/cluster.cuh", "int ranks = 2;", "int ranks = 1;"),
     Mutant("cuda R3: messages are not waited for", R3,
            "    for (int from = first_rank_ + lane; from <= last_rank_; from += 32) "
            "ptx::wait_at_least(flags_ + tile * mail_.plan.ranks + from, n + 1);\n", ""),

@@ -114,6 +114,7 @@ template <class V>
 void store_async(ClusterAddress to, V value, ClusterAddress barrier) {
   static_assert(sizeof(V) == 4 || sizeof(V) == 16);
   void* target = reinterpret_cast<void*>(to);
+  if (cluster_size() < 2) cuda_host::fault("store_async in a cluster of one block");
   if (to % sizeof(V)) cuda_host::fault("store_async to an address that is not a multiple of %zu", sizeof(V));
   const cuda_host::Block& owner = cuda_host::owner_of(target, sizeof value, "store_async");
   if (&cuda_host::owner_of(reinterpret_cast<void*>(barrier), 8, "store_async's mbarrier") != &owner)
