@@ -24,7 +24,7 @@ from bench.report import duration, judge
 from bench.shapes import CELLS
 
 MODELS = 8
-COMPILATIONS = 3
+COMPILATIONS = 7
 
 
 class Nothing(torch.nn.Module):
