@@ -1,4 +1,4 @@
-// A run-time value becomes a template parameter here and nowhere else.
+// A run-time number becomes a template parameter. What is no number has a `with_...` of its own beside its type (cuda/cells.h, cuda/tilings.h).
 #pragma once
 #include <type_traits>
 #include <utility>

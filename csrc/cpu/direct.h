@@ -2,58 +2,83 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-// C[m][l] = sum over k of a[m][k] w[l][k] for lanes columns l, from the rows w of a matrix that is not packed: blocks of it are
-// transposed in registers. The same sums as a panel's, so the same bits; pays as long as A has few rows.
-template <int MR, class T>
+// MR rows of C times NV registers of its columns. A sum is a chain of fused multiply-adds, each waiting four cycles for the one before it: two
+// registers' chains beside each other read nearly twice as fast as one; four would read more rows at once than the L1 has ways for.
+template <int MR, int NV, class T>
 class DirectTile {
   using V = Vec<T>;
-  V acc[MR], block[V::lanes];
+  using Columns = RowsOfColumns<T>;
+  static constexpr int step = lanes_of_128<T>;
+  V acc[MR][NV];
 
-  RNNK_FN void load_block(const T* const* w, int64_t k, int64_t left) {
-#pragma GCC unroll 16
-    for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(w[l] + k, left);
-    transpose(block);
+  template <class F>
+  RNNK_FN static void for_each(F f) {
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) f(m, v);
+  }
+
+  // Columns k to k + valid of A, `valid` at most a step, times those from `from` on of the rows.
+  RNNK_FN void multiply_step(const T* const* a, int64_t k, const Columns* w, int64_t from, int64_t valid = step) {
+    V column[NV][step];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) load_columns(w[v].row, from, column[v]);
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < step; ++j)
+#pragma GCC unroll 8
+      for (int m = 0; j < valid && m < MR; ++m) {
+        const V broadcast = V::broadcast(a[m][k + j]);
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) acc[m][v] = fma(broadcast, column[v][j], acc[m][v]);
+      }
   }
 
   // One chain, K products from column k on.
-  RNNK_FN void multiply_chain(const T* const* a, const T* const* w, int64_t k, int64_t K) {
-#pragma GCC unroll 8
-    for (int m = 0; m < MR; ++m) acc[m] = V(0);
+  RNNK_FN void multiply_chain(const T* const* a, const Columns* w, int64_t k, int64_t K) {
+    for_each([&](int m, int v) { acc[m][v] = V(0); });
     const int64_t end = k + K;
-    for (; k + V::lanes <= end; k += V::lanes) {
-      load_block(w, k, V::lanes);
-#pragma GCC unroll 16
-      for (int j = 0; j < V::lanes; ++j)
-#pragma GCC unroll 8
-        for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), block[j], acc[m]);
+    for (; k + 2 * step <= end; k += 2 * step) multiply_step(a, k, w, k), multiply_step(a, k + step, w, k + step);
+    for (; k < end; k += step) {
+      const int64_t valid = std::min<int64_t>(step, end - k);
+      T copy[NV][V::lanes][step];
+      Columns copied[NV];
+      for (int v = 0; v < NV; ++v) copied[v] = copy_columns(w[v], k, valid, copy[v]);
+      multiply_step(a, k, copied, 0, valid);
     }
-    if (k == end) return;
-    load_block(w, k, end - k);
-    T rest[V::lanes * V::lanes];
-    for (int j = 0; j < V::lanes; ++j) block[j].store(rest + j * V::lanes);
-    for (int64_t j = 0; k + j < end; ++j)
-      for (int m = 0; m < MR; ++m) acc[m] = fma(V::broadcast(a[m][k + j]), V::load(rest + j * V::lanes), acc[m]);
   }
 
   // The chains of one block, added up.
-  RNNK_FN void multiply(const T* const* a, const T* const* w, int64_t k, int64_t K, int64_t chain) {
-    V sum[MR];
+  RNNK_FN void multiply(const T* const* a, const Columns* w, int64_t k, int64_t K, int64_t chain) {
+    V sum[MR][NV];
     for (int64_t first = 0; first == 0 || first < K; first += chain) {
       multiply_chain(a, w, k + first, std::min(chain, K - first));
-      for (int m = 0; m < MR; ++m) sum[m] = first ? sum[m] + acc[m] : acc[m];
+      for_each([&](int m, int v) { sum[m][v] = first ? sum[m][v] + acc[m][v] : acc[m][v]; });
     }
-    for (int m = 0; m < MR; ++m) acc[m] = sum[m];
+    for_each([&](int m, int v) { acc[m][v] = sum[m][v]; });
   }
 
  public:
-  RNNK_NOINLINE static void run(const T* const* a, const T* const* w, int64_t K, T* c, int64_t stride) {
+  RNNK_NOINLINE static void run(const T* const* a, const Columns* w, int64_t K, T* c, int64_t stride) {
     DirectTile tile;
-    V sum[MR];
+    V sum[MR][NV];
     const int64_t chain = chain_length(K), block = chains_of_block * chain;
     for (int64_t k = 0; k == 0 || k < K; k += block) {
       tile.multiply(a, w, k, std::min(block, K - k), chain);
-      for (int m = 0; m < MR; ++m) sum[m] = k ? sum[m] + tile.acc[m] : tile.acc[m];
+      for_each([&](int m, int v) { sum[m][v] = k ? sum[m][v] + tile.acc[m][v] : tile.acc[m][v]; });
     }
-    for (int m = 0; m < MR; ++m) sum[m].store(c + m * stride);
+    for_each([&](int m, int v) { sum[m][v].store(c + m * stride + v * V::lanes); });
   }
 };
+
+// C[m][v * lanes + l] = sum over k of a[m][k] w[v].row[l][k] for `registers` registers of columns, in the order of sums of a panel, so with the
+// same bits. C's rows lie `stride` apart. Pays as long as A has few rows.
+template <int registers, class T>
+RNNK_FN void direct_product(const T* const* a, int64_t M, const RowsOfColumns<T> (&w)[registers], int64_t K, T* c, int64_t stride) {
+  with_constant<most_direct_rows>(int(M), [&](auto MR) {
+    constexpr int NV = 2 * (MR + lanes_of_128<T>) < vector_registers ? 2 : 1;
+    int v = 0;
+    for (; v + NV <= registers; v += NV) DirectTile<MR, NV, T>::run(a, w + v, K, c + v * Vec<T>::lanes, stride);
+    for (; v < registers; ++v) DirectTile<MR, 1, T>::run(a, w + v, K, c + v * Vec<T>::lanes, stride);
+  });
+}

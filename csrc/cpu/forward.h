@@ -75,7 +75,7 @@ class ForwardLoop {
         group_rows_((s_.B + partition.groups - 1) / partition.groups),
         chunk_rows_(std::max(group_rows_, std::min<int64_t>(64, s_.T * group_rows_))),
         projected_(args.weights[0].w_hr),
-        streams_(args.gates && s_.D * s_.N * C::saved * Hp_ * int64_t(sizeof(T)) > partition.threads * l2_bytes),
+        streams_(args.gates && s_.D * s_.N * C::saved * Hp_ * int64_t(sizeof(T)) > partition.threads * l2_bytes()),
         step_bytes_(panels_ * Gates::width * (s_.P + (s_.T == 1 ? s_.I : 0)) * weight_bytes / partition.members),
         parts_(std::min(panels_, partition.members * std::max<int64_t>(1, step_bytes_ / piece_bytes))) {
     Arena arena(workspace);

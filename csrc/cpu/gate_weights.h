@@ -112,18 +112,15 @@ class GateWeights {
   template <int first, int count>
   void pack_registers(const T* w, int64_t K, int64_t p, S* packed) const {
     for (int v = 0; v < count; ++v)
-      transpose_rows(weight_rows(w, K, p, first + v).row, K, packed + offset<first>(p, K) + v * V::lanes, count * V::lanes);
+      transpose_rows(weight_rows(w, K, p, first + v), K, packed + offset<first>(p, K) + v * V::lanes, count * V::lanes);
   }
 
   // The rows of W_ih or W_hh behind register v of panel p. Past the last unit there is nothing to read: any row will do, for no
   // one looks at what becomes of it.
-  struct WeightRows {
-    const T* row[V::lanes];
-  };
-  WeightRows weight_rows(const T* w, int64_t K, int64_t p, int v) const {
+  RowsOfColumns<T> weight_rows(const T* w, int64_t K, int64_t p, int v) const {
     const int gate = v / per_gate;
     const int64_t first = p * units + v % per_gate * V::lanes;
-    WeightRows rows;
+    RowsOfColumns<T> rows;
     for (int l = 0; l < V::lanes; ++l) rows.row[l] = w + (gate * H_ + std::min(first + l, H_ - 1)) * K;
     return rows;
   }
@@ -134,9 +131,8 @@ class GateWeights {
       return rows_product<count>(rows, M, whole_row(K), packed + offset<first>(p, K), packed + offset<first>(p + ahead, K),
                                  Target<T>{to, width, nullptr, first * V::lanes, width - first * V::lanes});
     if (M == 0) return;
-    for (int v = first; v < first + count; ++v) {
-      const WeightRows columns = weight_rows(w, K, p, v);
-      with_constant<most_direct_rows>(int(M), [&](auto MR) { DirectTile<MR, T>::run(rows, columns.row, K, to + v * V::lanes, width); });
-    }
+    RowsOfColumns<T> columns[count];
+    for (int v = 0; v < count; ++v) columns[v] = weight_rows(w, K, p, first + v);
+    direct_product(rows, M, columns, K, to + first * V::lanes, width);
   }
 };

@@ -283,19 +283,6 @@ RNNK_NOINLINE void columns_tile(const T* a, const T* next, int64_t stride, int64
   tile_product<MR, NV, NV, true>(ColumnsOfA<T, MR>{a, next, stride}, K, chain_length(K), panel, c, 0, valid);
 }
 
-// rows[l][0..columns) for l < lanes, transposed: to[k * stride + l].
-template <class T, class S>
-void transpose_rows(const T* const* rows, int64_t columns, S* to, int64_t stride) {
-  using V = Vec<T>;
-  for (int64_t k = 0; k < columns; k += V::lanes) {
-    V block[V::lanes];
-    for (int l = 0; l < V::lanes; ++l) block[l] = load_upto(rows[l] + k, columns - k);
-    transpose(block);
-    const int64_t valid = std::min<int64_t>(V::lanes, columns - k);
-    for (int64_t l = 0; l < valid; ++l) store(block[l], to + (k + l) * stride);
-  }
-}
-
 // A matrix of `columns` columns cut into panels of `width`: as wide as the register tile, narrower for a narrow matrix.
 template <class T>
 struct Panels {
@@ -324,8 +311,8 @@ struct Panels {
   // Panel p of the transpose of a matrix [columns][K]; its columns past the last are never stored.
   void pack_transposed(int64_t p, const T* matrix) const {
     for (int v = 0; v < registers; ++v) {
-      const T* rows[lanes];
-      for (int l = 0; l < lanes; ++l) rows[l] = matrix + std::min(p * width() + v * lanes + l, columns - 1) * K;
+      RowsOfColumns<T> rows;
+      for (int l = 0; l < lanes; ++l) rows.row[l] = matrix + std::min(p * width() + v * lanes + l, columns - 1) * K;
       transpose_rows(rows, K, panel(p) + v * lanes, width());
     }
   }

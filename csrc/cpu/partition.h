@@ -1,20 +1,12 @@
-// Who works on what: even shares, and the split of a layer over threads.
+// The split of a layer over threads.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
-#include <unistd.h>
+#include "cpu/cache.h"
 
 namespace rnnk::cpu {
-
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
-};
-
-// The i-th of `parts` even shares of n.
-inline Range share(int64_t n, int64_t parts, int64_t i) { return {n * i / parts, n * (i + 1) / parts}; }
 
 // The recurrence of a layer is split into D * groups independent tasks (a direction, and every groups-th row of the sorted batch,
 // so that lengths spread evenly). A team of `members` threads runs one task at a time, each member owning a range of panels and
@@ -32,12 +24,6 @@ inline bool reads_unpacked(int64_t T, int64_t B) { return T * B <= most_direct_r
 
 // When the weights are packed: by this call, by one before it, or not at all, which reads them where they lie.
 enum class Packing { now, before, never };
-
-// Of weights that stay in a core's L2.
-inline const int64_t l2_bytes = [] {
-  const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return (size > 0 ? size : 1 << 20) * 6 / 7;
-}();
 
 // The registers of a panel, which holds all gates of its units (gate_weights.h).
 constexpr int panel_registers(int gates) { return gates == 1 ? 4 : gates; }
@@ -59,7 +45,7 @@ inline double product_cycles(const LayerCost& cost, double panels, double rows) 
   const double tiles = std::max(1., std::ceil(rows / cost.tile_rows)), columns = panels * double(cost.panel_width());
   const auto multiplying = [&](int64_t K) { return 1.4 * rows * columns * double(K) / (2 * cost.lanes); };
   const double bytes = columns * cost.weights_of_column() * cost.element, panel_bytes = double(cost.K * cost.panel_width() * cost.element);
-  const double first = bytes / (bytes < l1_bytes ? from_l1 : bytes < l2_bytes ? from_l2 : from_l3);
+  const double first = bytes / (bytes < l1_bytes ? from_l1 : bytes < l2_bytes() ? from_l2 : from_l3);
   const double others = (tiles - 1) * bytes / (panel_bytes < l1_bytes ? from_l1 : from_l2);
   const double h = multiplying(cost.K), reading = first + others;
   return multiplying(cost.I) + std::max(h, reading) + std::min(h, reading) / 3 + panels * tiles * tile_call;

@@ -13,7 +13,7 @@
 
 #include "cpu/denormals.h"
 #include "cpu/futex.h"
-#include "cpu/partition.h"
+#include "cpu/share.h"
 
 namespace rnnk::cpu {
 
@@ -114,9 +114,9 @@ class alignas(64) Helper {
 
 // The process's helpers and the one job they may have. Nothing here has a destructor: helpers outlive main.
 class Crew {
-  static constexpr uint32_t open = 1u << 31;
+  static constexpr uint32_t open = 1u << 31, waited_for = 1u << 30;
   std::atomic<bool> busy_{false};    // somebody's call has the crew
-  std::atomic<uint32_t> door_{0};    // `open` while the job may be entered, plus the number of helpers inside
+  std::atomic<uint32_t> door_{0};    // `open` while the job may be entered, `waited_for` where the caller sleeps, plus the number of helpers inside
   uint64_t last_call_ = 0;           // in cycles
   int close_calls_ = 0;              // in a row
   Job job_{};
@@ -140,15 +140,20 @@ class Crew {
       if (start(i) && helpers_[i].call(core, wakes > 0)) --wakes;
     job_.work(0);
     door_.fetch_and(~open, std::memory_order_relaxed);
-    for (int spin = 0; door_.load(std::memory_order_acquire) != 0; ++spin) {
-      if (spin < long_spin) _mm_pause();
-      else sched_yield();  // a helper may be waiting for this core
-    }
+    wait_for_helpers();
     busy_.store(false, std::memory_order_release);
     return true;
   }
 
  private:
+  // Until those inside have left; nobody can enter any more.
+  void wait_for_helpers() {
+    for (int spin = 0; spin < long_spin && door_.load(std::memory_order_acquire) != 0; ++spin) _mm_pause();
+    if (door_.load(std::memory_order_acquire) == 0) return;
+    door_.fetch_or(waited_for);
+    for (uint32_t inside; (inside = door_.load(std::memory_order_acquire)) != waited_for;) sleep_while(door_, inside);
+  }
+
   bool enter() {
     uint32_t inside = door_.load(std::memory_order_relaxed);
     while (inside & open)
@@ -162,7 +167,7 @@ class Crew {
       heard = helpers_[thread].await(heard);
       if (!enter()) continue;
       if (thread < job_.threads) job_.work(thread);
-      door_.fetch_sub(1, std::memory_order_release);
+      if (door_.fetch_sub(1, std::memory_order_release) == (waited_for | 1)) wake(door_, 1);
     }
   }
 

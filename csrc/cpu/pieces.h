@@ -1,4 +1,4 @@
-// Pieces of one call that need nothing of each other, done by the caller and by those helpers that come in time.
+// Work stealing: pieces of one call that need nothing of each other, done by the caller and by those helpers that come in time.
 //
 // A team (team.h) starts when its last thread has come and ends when all have left. On a busy machine that takes milliseconds, for
 // which the time loop has no remedy, but a single time step, of 5 to 200 us, has: nobody waits here but for a piece that

@@ -211,30 +211,3 @@ RNNK_FN void store_upto(Vec<T> a, T* p, int64_t n) {
   if (n >= Vec<T>::lanes) a.store(p);
   else if (n > 0) store_first(a, p, n);
 }
-
-// The two halves of a0 b0 a1 b1 ...
-template <class T, bool high>
-RNNK_FN Vec<T> interleave(Vec<T> a, Vec<T> b) {
-  constexpr int n = Vec<T>::lanes;
-  typename Vec<T>::Bits pick;
-#pragma GCC unroll 16
-  for (int l = 0; l < n; ++l) pick[l] = l / 2 + (high ? n / 2 : 0) + (l % 2 ? n : 0);
-  return Vec<T>(typename Vec<T>::Raw(__builtin_shuffle(a.v, b.v, pick)));
-}
-
-// A lanes x lanes block: log2(lanes) perfect shuffles of its rows.
-template <class T>
-RNNK_FN void transpose(Vec<T> (&block)[Vec<T>::lanes]) {
-  constexpr int n = Vec<T>::lanes;
-#pragma GCC unroll 4
-  for (int stage = 1; stage < n; stage *= 2) {
-    Vec<T> next[n];
-#pragma GCC unroll 16
-    for (int i = 0; i < n / 2; ++i) {
-      next[2 * i] = interleave<T, false>(block[i], block[i + n / 2]);
-      next[2 * i + 1] = interleave<T, true>(block[i], block[i + n / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) block[i] = next[i];
-  }
-}

@@ -11,9 +11,11 @@
 #include <type_traits>
 
 #include "args.h"
+#include "cpu/cache.h"
 #include "cpu/kernels.h"
 #include "cpu/partition.h"
 #include "cpu/pieces.h"
+#include "cpu/share.h"
 #include "cpu/task.h"
 #include "cpu/team.h"
 #include "cpu/walk.h"

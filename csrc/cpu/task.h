@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "args.h"
-#include "cpu/partition.h"
 
 namespace rnnk::cpu {
 

@@ -4,11 +4,12 @@
 // other step goes back, and begins with what the last one left there: of 2 MB a thread then reads 1 MB from the L2 instead of the
 // L3. Weights that stay in the L2 are read forward, which the hardware's prefetching prefers.
 #pragma once
-#include "cpu/partition.h"
+#include "cpu/cache.h"
+#include "cpu/share.h"
 
 namespace rnnk::cpu {
 
-inline bool walks_back(int64_t bytes_of_thread, int64_t step) { return bytes_of_thread > l2_bytes && step % 2 != 0; }
+inline bool walks_back(int64_t bytes_of_thread, int64_t step) { return bytes_of_thread > l2_bytes() && step % 2 != 0; }
 
 // f(panel, ahead): the next panel is panel + ahead.
 template <class F>

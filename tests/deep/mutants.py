@@ -7,9 +7,9 @@ mutate.py says so and fails: rewrite the mutant, do not drop it.
 from dataclasses import dataclass
 
 LSTM, GRU, GRU_BEFORE, RNN, ACTIVATIONS = (f"csrc/cells/{name}.h" for name in ("lstm", "gru", "gru_reset_before", "rnn", "activations"))
-FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS, SIMD, WALK = (
+FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TRANSPOSE, TASK, SEVERAL, GATE_WEIGHTS, RECOMPUTE, TOKENS, SIMD, WALK = (
     f"csrc/cpu/{name}.h"
-    for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "task", "several", "gate_weights", "recompute", "tokens", "simd", "walk"))
+    for name in ("forward", "backward", "chunk", "gradients", "gemm", "direct", "transpose", "task", "several", "gate_weights", "recompute", "tokens", "simd", "walk"))
 PIECES = "csrc/cpu/pieces.cpp"
 SCHEDULE, CHECKED, AUTOGRAD, MODULES, STEPPER = (
     f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "autograd", "module_reader", "stepper"))
@@ -115,10 +115,13 @@ MUTANTS = [
     Mutant("product: unpacked weights summed in one chain", DIRECT, "const int64_t chain = chain_length(K), block = chains_of_block * chain;",
            "const int64_t chain = K + 16, block = chain;"),
     Mutant("product: unpacked weights add up chains one by one", DIRECT, "block = chains_of_block * chain;", "block = chain;"),
+    Mutant("product: the second register of unpacked weights has the first one's rows", DIRECT, "load_columns(w[v].row, from, column[v])",
+           "load_columns(w[0].row, from, column[v])"),
+    Mutant("transpose: the last columns are the first", TRANSPOSE, "from.row[l][k + j] : T(0)", "from.row[l][j] : T(0)"),
     Mutant("walk: going back misses the first panel", WALK, "p-- > panels.begin;", "p-- > panels.begin + 1;"),
     Mutant("pieces: going back misses the first piece", PIECES, "s.pieces.end - 1 - n", "s.pieces.end - 1 - (n + 1 < s.pieces.size() ? n : 0)"),
     Mutant("pieces: a step's last panel is nobody's", FORWARD, "share(panels_, parts_, i % parts_)", "share(panels_ - (parts_ > 1), parts_, i % parts_)"),
-    Mutant("pieces: the caller does not wait for helpers", PIECES, "door_.load(std::memory_order_acquire) != 0; ++spin", "spin < 0; ++spin"),
+    Mutant("pieces: the caller does not wait for helpers", PIECES, "    wait_for_helpers();\n", ""),
     Mutant("stepper: h read while it is written", STEPPER, "args.h0 = h_before.const_data_ptr<T>();", "args.h0 = layer[H0].const_data_ptr<T>();"),
     # The backward loop.
     Mutant("backward: the reverse direction runs forward", BACKWARD, "const int64_t t = task.time(step), n = task.active_rows(t);\n      d_state_after",

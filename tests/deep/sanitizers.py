@@ -54,7 +54,7 @@ CHECKS = [
     Check("ThreadSanitizer sees a missing barrier", "planted-race", THREAD, ("quick",),
           (FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"), "data race"),
     Check("ThreadSanitizer sees a piece that is not waited for", "planted-race-pieces", THREAD,
-          plant=(PIECES, "door_.load(std::memory_order_acquire) != 0;", "spin < 0;"), report="data race", program="test_pieces", sources="pieces.cpp"),
+          plant=(PIECES, "    wait_for_helpers();\n", ""), report="data race", program="test_pieces", sources="pieces.cpp"),
 ]
 
 
