@@ -10,9 +10,10 @@ namespace rnnk {
 
 enum class Cell { lstm, gru, gru_reset_before, rnn_tanh, rnn_relu, rnn_sigmoid };
 
-// G and S, for those who do not see the mathematics; csrc/cpu/isa.inc asserts that cells/ agrees.
+// G, S and whether there is a c, for those who do not see the mathematics; csrc/cpu/isa.inc asserts that cells/ agrees.
 constexpr int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru || cell == Cell::gru_reset_before ? 3 : 1; }
 constexpr int saved_count(Cell cell) { return cell == Cell::lstm || cell == Cell::gru ? 4 : cell == Cell::gru_reset_before ? 3 : 0; }
+constexpr bool has_cell_state(Cell cell) { return cell == Cell::lstm; }
 
 struct Shape {
   int64_t T, B, N, I, H, P;

@@ -12,8 +12,9 @@ pytest.importorskip("matplotlib")
 from bench import __main__ as cli
 from bench import memory, peers, plot_bound, report, roofline, timing
 from bench.peers import torch as torch_nn
+from bench.point import CELLS, Point
 from bench.problem import Mismatch, arrays, draw
-from bench.shapes import CELLS, SUITES, Point
+from bench.shapes import SUITES
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_verdicts_of_points_and_of_their_mean():
         point = Point("LSTM", "train", 100, 64, H)
         return {**vars(point), "ratios": {"torch": {"median": ratio}, "jax": {"median": 9.0}}, "bound": {"kind": "compute", "share": share}}
 
-    run = {"suite": "cpu", "points": [result(256, 1.0, 0.5), result(512, 4.0, 0.8)]}
+    run = {"suite": "cpu", "machine": {"peers": peers.PEERS}, "points": [result(256, 1.0, 0.5), result(512, 4.0, 0.8)]}
     said = {(v.bar.name, len(v.results), v.results[-1]["H"]): (v.word, round(v.value, 6)) for v in report.verdicts(run)}
     assert said == {
         ("train: LSTM geomean", 2, 512): ("pass", 2.0),
@@ -80,6 +81,8 @@ def test_verdicts_of_points_and_of_their_mean():
     }
     run["points"][1]["bound"] = None
     assert [str(v) for v in report.verdicts(run) if v.word == "unknown"]
+    run["machine"]["peers"] = ("torch", "jax")
+    assert all(v.word == "unknown" for v in report.verdicts(run) if v.bar.against == "best")
 
 
 def test_a_ratio_is_taken_within_a_round():

@@ -23,7 +23,8 @@ void check_no_overflow(const Shape& s) {
 void check_types(const Layer& layer) {
   const Tensor& x = layer[X];
   TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble || (is_reduced(x) && !runs_in_float32(x)),
-              "rnnkernels: expected float32, float64, bfloat16 or float16, got ", x.scalar_type());
+              "rnnkernels: expected x of dtype float32", x.is_cpu() ? " or float64" : ", float64, bfloat16 or float16", " on ", x.device(), ", got ",
+              x.scalar_type());
   for (int k = 0; k < argument_count; ++k) {
     const Tensor& a = layer[k];
     if (!a.defined()) continue;
@@ -49,7 +50,7 @@ Shape check_shape(const Layer& layer, const ScheduleTable& schedule) {
   TORCH_CHECK(!projected || (0 < s.P && s.P <= s.H), "rnnkernels: expected a projection to 1..", s.H, " columns, got ", s.P);
   TORCH_CHECK(projected || s.P == s.H, "rnnkernels: expected w_hh of size ", at::IntArrayRef{G * s.H, s.H}, ", got ", w_hh.sizes());
   check_size(layer, H0, {s.D, s.B, s.P});
-  if (layer.cell == Cell::lstm) check_size(layer, C0, {s.D, s.B, s.H});
+  if (has_cell_state(layer.cell)) check_size(layer, C0, {s.D, s.B, s.H});
   for (int d = 0; d < s.D; ++d) {
     const int base = d * direction_stride;
     for (int k : {W_IH, W_HH}) TORCH_CHECK(layer[base + k].defined(), "rnnkernels: ", names[base + k], " is missing");
@@ -87,7 +88,7 @@ Checked::Checked(const Layer& layer) : schedule((check_types(layer), layer)), sh
   check_reset(layer, shape, schedule.packed);
   if (!layer.reset.defined()) return;
   if (!layer[RESET_H].defined()) arguments[RESET_H] = at::zeros(layer[H0].sizes(), layer[H0].options());
-  if (!layer[RESET_C].defined() && layer.cell == Cell::lstm) arguments[RESET_C] = at::zeros(layer[C0].sizes(), layer[C0].options());
+  if (!layer[RESET_C].defined() && has_cell_state(layer.cell)) arguments[RESET_C] = at::zeros(layer[C0].sizes(), layer[C0].options());
 }
 
 }  // namespace rnnk

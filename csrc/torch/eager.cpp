@@ -64,7 +64,7 @@ Tensor zeros(at::IntArrayRef sizes, const Tensor& x) {
 bool unpack_states(const Tensor& x, py::handle hx, const ModuleOptions& o, Tensors& states) {
   const int64_t rows = o.num_layers * o.directions(), B = x.size(o.batch_first ? 0 : 1);
   const int64_t P = o.state_size();
-  const bool lstm = o.cell == Cell::lstm;
+  const bool lstm = has_cell_state(o.cell);
   if (hx.is_none()) {
     states.push_back(zeros({rows, B, P}, x));
     if (lstm) states.push_back(P == o.hidden_size ? states[0] : zeros({rows, B, o.hidden_size}, x));
@@ -88,7 +88,7 @@ LayerOutputs run_stack(Tensor x, const Tensors& states, const Tensors& weights, 
     h_n.push_back(layer.h_n);
     c_n.push_back(layer.c_n);
   }
-  return {x, at::cat(h_n), o.cell == Cell::lstm ? at::cat(c_n) : Tensor(), {}, {}, {}};
+  return {x, at::cat(h_n), has_cell_state(o.cell) ? at::cat(c_n) : Tensor(), {}, {}, {}};
 }
 
 }  // namespace
@@ -116,7 +116,7 @@ py::object run_module(py::handle module, py::handle input, py::handle hx) {
     if (o.batch_first) result.out = result.out.transpose(0, 1);
   }
   const auto wrap = [](const Tensor& t) { return py::reinterpret_steal<py::object>(THPVariable_Wrap(t)); };
-  if (o.cell == Cell::lstm) return py::make_tuple(wrap(result.out), py::make_tuple(wrap(result.h_n), wrap(result.c_n)));
+  if (has_cell_state(o.cell)) return py::make_tuple(wrap(result.out), py::make_tuple(wrap(result.h_n), wrap(result.c_n)));
   return py::make_tuple(wrap(result.out), wrap(result.h_n));
 }
 

@@ -42,15 +42,15 @@ at::ScalarType cells_type(const Layer& layer) { return is_reduced(layer[X]) ? at
 LayerOutputs allocate_outputs(const Layer& layer, const Checked& c, bool save, const Ensemble* ensemble) {
   const Shape& s = c.shape;
   const at::TensorOptions options = c.arguments[X].options();
-  const bool lstm = layer.cell == Cell::lstm;
+  const bool has_c = has_cell_state(layer.cell);
   const auto sizes = [&](at::IntArrayRef of_one) { return for_models(ensemble, of_one); };
   LayerOutputs to;
   to.out = empty_tokens(c, s.D * s.P, ensemble);
   to.h_n = allocate(sizes({s.D, s.B, s.P}), options);
-  if (lstm) to.c_n = allocate(sizes({s.D, s.B, s.H}), options);
+  if (has_c) to.c_n = allocate(sizes({s.D, s.B, s.H}), options);
   if (layer.with_cells) to.c_out = empty_tokens(c, s.D * s.H, ensemble);
   if (save && saved_count(layer.cell)) to.gates = allocate(sizes(gate_sizes(layer, c)), options);
-  if (save && lstm) to.cells = allocate(sizes({s.D, c.schedule.capacity, padded_units(s.H)}), options.dtype(cells_type(layer)));
+  if (save && has_c) to.cells = allocate(sizes({s.D, c.schedule.capacity, padded_units(s.H)}), options.dtype(cells_type(layer)));
   return to;
 }
 
@@ -60,7 +60,7 @@ void check_saved(const Layer& layer, const Checked& c, const Tensor& out, const 
   if (saved_count(layer.cell))
     TORCH_CHECK(gates.sizes() == at::IntArrayRef(gate_sizes(layer, c)) && gates.is_contiguous(),
                 "rnnkernels: gates do not belong to this layer's forward pass");
-  if (layer.cell == Cell::lstm)
+  if (has_cell_state(layer.cell))
     TORCH_CHECK(cells.sizes() == (at::IntArrayRef{s.D, c.schedule.capacity, padded_units(s.H)}) && cells.is_contiguous(),
                 "rnnkernels: cells do not belong to this layer's forward pass");
   for (const Tensor* t : {&out, &gates, &cells}) {

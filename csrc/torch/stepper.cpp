@@ -46,10 +46,11 @@ struct StepLayer {
     h_before = at::empty_like(layer[H0]);
     args.h0 = h_before.const_data_ptr<T>();
     args.h_n = layer[H0].mutable_data_ptr<T>();
-    if (layer.cell == Cell::lstm) args.c0 = args.c_n = layer[C0].mutable_data_ptr<T>();
+    if (has_cell_state(layer.cell)) args.c0 = args.c_n = layer[C0].mutable_data_ptr<T>();
     args.out = output_rows<T>(out);
     workspace = allocate({int64_t(std::max(kernel.pack(args, nullptr), kernel.run(args, nullptr)))}, at::kByte);
     kernel.pack(args, workspace.mutable_data_ptr());
+    for (int k = W_IH; k <= W_HR_R; ++k) checked.arguments[k].reset();  // a step reads the packed ones
   }
   StepLayer(const StepLayer&) = delete;  // args point into it
 
@@ -118,7 +119,7 @@ Stepper::Stepper(const ModuleOptions& options, int64_t batch_size, const Tensors
   const c10::InferenceMode normal(false);  // or the state could not be set outside of inference_mode
   const auto type = at::TensorOptions(dtype_ == at::kDouble ? at::kDouble : at::kFloat);
   state_.push_back(at::zeros({options.num_layers, batch_size, options.state_size()}, type));
-  if (options.cell == Cell::lstm) state_.push_back(at::zeros({options.num_layers, batch_size, options.hidden_size}, type));
+  if (has_cell_state(options.cell)) state_.push_back(at::zeros({options.num_layers, batch_size, options.hidden_size}, type));
   out_ = at::empty({batch_size, options.state_size()}, dtype_);
   refresh(weights);
 }
