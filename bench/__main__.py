@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench import machine, peers, report
 from bench.gpu import stages
+from bench.point import CELLS, MODES, Point
 from bench.problem import TOLERANCE, Mismatch
 from bench.roofline import Limits
-from bench.shapes import CELLS, MODES, SUITES, Point
+from bench.shapes import SUITES
 from bench.timing import measure
 
 

@@ -5,23 +5,17 @@ Writes bench/out/citizen.json; with --check it exits with 1 if a bar is missed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import time
-from pathlib import Path
 
 import rnnkernels
 import torch
 from opacus import GradSampleModule
 from opacus import layers as opacus_layers
-from rich.console import Console
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from bench import machine, timing
+from bench import timing
+from bench.experiment import main, result, seconds
 from bench.peers import OURS
-from bench.report import duration, judge
-from bench.shapes import CELLS
 
 MODELS = 8
 COMPILATIONS = 7
@@ -63,7 +57,7 @@ def one_op(cell: str, x: torch.Tensor, weights: dict):
     h0 = x.new_zeros(1, x.shape[1], x.shape[2])
     states, projection = ([h0, h0], [None]) if cell == "LSTM" else ([h0], [])
     rest = [*projection, *[None] * 4, *projection, *[None] * len(states), None, None, None, "tanh" if cell == "RNN" else False]
-    op = getattr(rnnkernels.functional.ops, cell.lower())
+    op = getattr(rnnkernels.ops, cell.lower())
     return lambda: op(x, *states, *weights.values(), *rest)
 
 
@@ -99,7 +93,7 @@ def compilation(cell: str) -> list[dict]:
 
 
 def single_calls(cell: str) -> list[dict]:
-    """A module's call over the kernel, which a Stepper runs alone. No bar as a ratio: 8 us, and 5 under inference_mode."""
+    """What a module's call costs over the kernel, which a Stepper runs alone."""
     module, x = getattr(rnnkernels, cell)(16, 16), torch.randn(1, 1, 16)
     stepper = rnnkernels.Stepper(module)
 
@@ -107,56 +101,16 @@ def single_calls(cell: str) -> list[dict]:
         with torch.inference_mode():
             module(x)
 
-    def guard():
+    def kernel_in_inference_mode():
         with torch.inference_mode():
-            pass
+            stepper.step(x[0])
 
-    rounds = timing.interleave({OURS: lambda: module(x), "inference": inference, "guard": guard, "kernel": lambda: stepper.step(x[0])})
-    return [result(f"{cell} call T1 B1 H16", rounds, {})]
-
-
-def result(what: str, rounds: list[dict[str, float]], bars: dict[str, float]) -> dict:
-    return {"what": what, **timing.summary(rounds), "bars": bars}
-
-
-def seconds(run) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def line(found: dict) -> str:
-    times = "  ".join(f"{name} {duration(spread['median'])}" for name, spread in found["seconds"].items())
-    bars = "  ".join(f"{ratio:.2f}x {name}, bar {least:.2f}: {judge(ratio, least)}" for name, least, ratio in verdicts(found))
-    return f"{found['what']:36} {times}   {bars}"
-
-
-def verdicts(found: dict) -> list[tuple[str, float, float]]:
-    return [(name, least, found["ratios"][name]["median"]) for name, least in found["bars"].items()]
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.citizen", description=__doc__.splitlines()[0].split(": ", 1)[1])
-    parser.add_argument("--cell", nargs="+", type=str.upper, choices=CELLS, default=CELLS)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("bench/out/citizen.json"))
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    torch._inductor.config.force_disable_caches = True
-    console = Console(width=200, highlight=False)
-    run = {"suite": "citizen", "machine": machine.describe(args.threads, ("torch", "opacus")), "results": []}
-    console.print(machine.line(run["machine"]), machine.warning(run["machine"]), sep="\n")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for measure in (ensembles, per_sample_gradients, single_calls, compilation):
-        for cell in args.cell:
-            run["results"] += (found := measure(cell))
-            console.print(*map(line, found), sep="\n")
-            args.out.write_text(json.dumps(run, indent=1) + "\n")
-    console.print("wrote", args.out)
-    missed = any(judge(ratio, least) == "FAIL" for found in run["results"] for _, least, ratio in verdicts(found))
-    return int(args.check and missed)
+    calls = {OURS: lambda: module(x), "kernel": lambda: stepper.step(x[0]), "inference": inference, "its kernel": kernel_in_inference_mode}
+    limits = {OURS: ("kernel", 8e-6), "inference": ("its kernel", 5e-6)}
+    return [result(f"{cell} call T1 B1 H16", timing.interleave(calls), limits=limits)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    torch._inductor.config.force_disable_caches = True
+    sys.exit(main("citizen", __doc__.splitlines()[0].split(": ", 1)[1], ("torch", "opacus"),
+                  (ensembles, per_sample_gradients, single_calls, compilation), None))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from bench import checkout
 from bench.peers import OURSELVES
 
 
@@ -26,7 +26,8 @@ def describe(threads: int, peers: tuple[str, ...]) -> dict:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in peers if name not in OURSELVES} | {"torch": torch.__version__},
         "rnnkernels": rnnkernels.info(),
-        "commit": commit(),
+        "commit": checkout.commit(),
+        "csrc": checkout.csrc(),
     }
 
 
@@ -38,19 +39,11 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
-def commit() -> str | None:
-    """The revision measured, if this is a checkout; `-dirty` tells that it was not exactly that."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def line(machine: dict) -> str:
     """One line for the table's head."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    return f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads on {machine['cores']} cores; {versions}"
+    source = f"; csrc {machine['csrc']}" if "csrc" in machine else ""  # older runs have none
+    return f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads on {machine['cores']} cores; {versions}{source}"
 
 
 def warning(machine: dict) -> str:

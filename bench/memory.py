@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.shapes import Point
+from bench.point import Point
 
 REPEATS = 3
 

@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench import machine
+from bench.point import CELLS, MODES
 from bench.report import bar_of, kind, point_of
-from bench.shapes import CELLS, MODES
 
 COLOUR = {"torch": "#d1495b", "onnxruntime": "#2e86ab", "openvino": "#6a4c93", "jax": "#3c9d5d", "padded": "#888888", "plain": "#bbbbbb"}
 MARK = {"torch": "o", "onnxruntime": "s", "openvino": "D", "jax": "^", "padded": "v", "plain": "x"}

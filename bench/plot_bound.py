@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import PercentFormatter
 
 from bench import machine
-from bench.shapes import CELLS, MODES
+from bench.point import CELLS, MODES
 
 FILL = {"compute": "full", "bytes": "none"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.shapes import Point
+from bench.point import Point
 
 # Largest accepted error, relative to the largest element of the float64 truth. Loose on purpose: this tells a wrong
 # answer from a right one. How exact the right one is, the test suite says.

@@ -1,6 +1,6 @@
 """What a run says: the terminal's table, the verdicts, and the README's Markdown.
 
-python -m bench.report bench/results/FILE.json    prints the Markdown: no figure in the README is typed by hand.
+python -m bench.report bench/results/cpu/MACHINE/SUITE.json    prints the Markdown: no figure in the README is typed by hand.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from rich import box
 from rich.table import Table
 
 from bench import machine
-from bench.peers import OURS, OURSELVES
-from bench.shapes import SUITES, Bar, Point
+from bench.peers import OURS, OURSELVES, PEERS
+from bench.point import Bar, Point
+from bench.shapes import SUITES
 
 TIE = 0.97  # within 3% of its bar a point ties with it
 COLOUR = {"pass": "green", "tie": "yellow", "unknown": "yellow", "FAIL": "bold red"}
 
 
 def figure(result: dict, against: str) -> float | None:
-    """What a bar looks at (bench/shapes.py); None where the point has no such figure."""
+    """What a bar looks at (bench/point.py); None where the point has no such figure."""
     if against == "bound":
         return result["bound"]["share"] if result.get("bound") else None
     if against == "best":
@@ -42,7 +43,7 @@ def judge(value: float, least: float) -> str:
 @dataclass(frozen=True)
 class Verdict:
     bar: Bar
-    value: float | None  # None where the run lacks the peer, or the machine's limits
+    value: float | None  # None where the run lacks the peer ("best": any peer), or the machine's limits
     results: tuple[dict, ...]
 
     @property
@@ -60,12 +61,17 @@ def verdicts(run: dict, bars: tuple[Bar, ...] | None = None) -> list[Verdict]:
     found = []
     for bar in SUITES[run["suite"]].bars if bars is None else bars:
         own = [r for r in run["points"] if bar.where(point_of(r))]
-        values = [figure(r, bar.against) for r in own]
+        values = [figure(r, bar.against) if can_judge(run, bar) else None for r in own]
         if bar.mean and own:
             found.append(Verdict(bar, None if None in values else geometric_mean(values), tuple(own)))
         elif not bar.mean:
             found += [Verdict(bar, value, (r,)) for value, r in zip(values, own)]
     return sorted(found, key=lambda v: list(COLOUR).index(v.word))
+
+
+def can_judge(run: dict, bar: Bar) -> bool:
+    """The best of fewer peers may not be the best."""
+    return bar.against != "best" or set(PEERS) <= {*OURSELVES, *run["machine"]["peers"]}
 
 
 def point_of(result: dict) -> Point:

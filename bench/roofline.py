@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.shapes import Point
+from bench.point import Point
 
 FOOTPRINTS = tuple(1 << k for k in range(14, 26))  # bytes of each thread: 16 KB to 32 MB
 

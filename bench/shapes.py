@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bench.gpu import grid
-from bench.point import CELLS, MODES, Bar, Point, Suite  # noqa: F401
+from bench.point import CELLS, Bar, Point, Suite
 
 
 def sequence(cells=CELLS, modes=("forward", "train"), T=100, B=(1, 16, 64), H=(64, 128, 256, 512), **options) -> tuple[Point, ...]:

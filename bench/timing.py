@@ -12,10 +12,10 @@ import torch
 
 from bench import memory
 from bench.peers import OURS, PADDED, torch as torch_nn
+from bench.point import Bar, Point
 from bench.problem import Problem, arrays, check, draw
 from bench.report import figure
 from bench.roofline import Limits
-from bench.shapes import Bar, Point
 
 BATCH_SECONDS = 0.03  # a turn is a batch of calls this long ...
 BATCH_CALLS = 3  # ... or this many calls, where one call takes longer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+from bench import checkout
+
 NVCC = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
 
 
@@ -39,7 +39,7 @@ def describe() -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "csrc": csrc(),
+        "csrc": checkout.csrc(),
         "commit": None,  # a copied tree has no history: bench.gpu.report fills it in where there is one
     }
 
@@ -59,20 +59,6 @@ def driver() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return None
-
-
-def csrc() -> str:
-    """A digest of all that the extension is built from."""
-    return digest(ROOT / "setup.py", *(path for path in (ROOT / "csrc").rglob("*") if path.is_file()))
-
-
-def digest(*paths: Path) -> str:
-    """Of the files' names and bytes, in any order."""
-    sha = hashlib.sha256()
-    for path in sorted(paths):
-        content = path.read_bytes()
-        sha.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
-    return sha.hexdigest()[:12]
 
 
 def arch(capability: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from bench import checkout
 from bench.gpu import card
 
 SELF_TESTS = "tests/cuda_host/*selftest*.cu"  # programs with a main() that tries every wrapper of ptx.cuh on the card
@@ -24,7 +25,7 @@ ALONE = ("test_cuda_streams",)  # watches the clock: no second process on the ca
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 OURS_ALONE = "kns=rnnk"  # our kernels' namespace is in their names; other people's would take minutes
 HAS_KERNELS = "import rnnkernels as r; assert 'cuda' in r.info()['devices'], f'no CUDA kernels: {r.info()}'"
-STAMP = card.ROOT / "build" / "bench-gpu.json"  # what the extension in place was built from
+STAMP = checkout.ROOT / "build" / "bench-gpu.json"  # what the extension in place was built from
 
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 300, 180, 120
 THREADS = 2  # of each process that runs tests
@@ -40,7 +41,7 @@ def run(command: list, limit: float, **environment: str) -> dict:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=card.ROOT,
+        cwd=checkout.ROOT,
         env=os.environ | {"PATH": path} | environment,
         start_new_session=True,
     )
@@ -58,8 +59,8 @@ def skipped(why: str) -> dict:
 
 def build(limit: float) -> dict:
     """The extension in place, if it is not there yet; for this card alone, unless TORCH_CUDA_ARCH_LIST is set."""
-    stamp = {"csrc": card.csrc(), "torch": torch.__version__, "python": sys.version}
-    built = STAMP.exists() and json.loads(STAMP.read_text()) == stamp and any((card.ROOT / "rnnkernels").glob("_C*.so"))
+    stamp = {"csrc": checkout.csrc(), "torch": torch.__version__, "python": sys.version}
+    built = STAMP.exists() and json.loads(STAMP.read_text()) == stamp and any((checkout.ROOT / "rnnkernels").glob("_C*.so"))
     outcome = skipped("built before")
     if not built:
         outcome = run([sys.executable, "setup.py", "build_ext", "--inplace"], min(limit, BUILD_SECONDS),
@@ -75,10 +76,10 @@ def build(limit: float) -> dict:
 
 
 def self_test(limit: float) -> dict:
-    sources = sorted(card.ROOT.glob(SELF_TESTS))
+    sources = sorted(checkout.ROOT.glob(SELF_TESTS))
     if not sources:
         return skipped(f"there is no {SELF_TESTS}")
-    program = card.ROOT / "build" / "ptx-self-test"
+    program = checkout.ROOT / "build" / "ptx-self-test"
     program.parent.mkdir(exist_ok=True)
     options = ["-O2", "-std=c++17", "-arch=" + card.arch(card.capability()), "-Icsrc"]
     compiled = run([card.NVCC, *options, "-o", program, *sources], min(limit, BUILD_SECONDS))
@@ -89,7 +90,7 @@ def tests(file: Path) -> Callable[[float], dict]:
     """The tests of one file, by as many processes as there are cores for: it is the references that take long."""
 
     def check(limit: float) -> dict:
-        report = card.ROOT / "build" / f"{file.stem}.xml"
+        report = checkout.ROOT / "build" / f"{file.stem}.xml"
         report.parent.mkdir(exist_ok=True)
         report.unlink(missing_ok=True)
         side_by_side = importlib.util.find_spec("xdist") and file.stem not in ALONE
@@ -128,6 +129,6 @@ def sanitizer(tool: str) -> Callable[[float], dict]:
 
 def all_checks() -> dict[str, Callable[[float], dict]]:
     """By name, in their order."""
-    files = [file for file in sorted(card.ROOT.glob(TESTS)) if NEEDS_A_CARD in file.read_text()]
+    files = [file for file in sorted(checkout.ROOT.glob(TESTS)) if NEEDS_A_CARD in file.read_text()]
     suites = {file.stem: tests(file) for file in files}
     return {"self-test": self_test} | suites | {tool: sanitizer(tool) for tool in SANITIZERS}

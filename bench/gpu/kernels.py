@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from bench import checkout
 from bench.gpu import card
 from bench.gpu.points import contenders, only_answers, set_precision
 from bench.peers import PADDED
@@ -30,7 +31,7 @@ def measured(points: list[Point], limit: float) -> Iterator[tuple[str, dict[str,
     """As many of the points as `limit` seconds allow, by their names."""
     request = json.dumps([asdict(point) for point in points]).encode()
     try:
-        said = subprocess.run(COMMAND, input=request, stdout=subprocess.PIPE, cwd=card.ROOT, timeout=limit).stdout
+        said = subprocess.run(COMMAND, input=request, stdout=subprocess.PIPE, cwd=checkout.ROOT, timeout=limit).stdout
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
     for line in said.splitlines(keepends=True):

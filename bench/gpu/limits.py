@@ -15,9 +15,10 @@ from statistics import median
 
 import torch
 
+from bench import checkout
 from bench.gpu import card
 
-SOURCES = sorted((card.ROOT / "bench/gpu/limits").iterdir())
+SOURCES = sorted((checkout.ROOT / "bench/gpu/limits").iterdir())
 GROUPS = ("memory", "barriers", "clusters", "launches", "tensor_cores")  # of limits/main.cu
 GROUP_SECONDS = 90
 
@@ -30,7 +31,7 @@ REPEATS = 11
 
 
 def digest() -> str:
-    return card.digest(Path(__file__), *SOURCES)
+    return checkout.digest(Path(__file__), *SOURCES)
 
 
 def groups(done: dict, capability: str, left: Callable[[], float]) -> Iterator[tuple[str, dict]]:
@@ -52,7 +53,7 @@ def groups(done: dict, capability: str, left: Callable[[], float]) -> Iterator[t
 def output(command: tuple[str, ...], limit: float, answer: str | None = None) -> dict:
     """The JSON that a command prints (or `answer`), or why there is none."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=max(limit, 0), cwd=card.ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=max(limit, 0), cwd=checkout.ROOT)
         return json.loads(answer or done.stdout)
     except subprocess.CalledProcessError as error:
         return {"failed": error.stderr[-1000:]}

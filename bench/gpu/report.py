@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import machine as host
+from bench import checkout
 from bench.gpu import card
 from bench.gpu.grid import BARS, GOALS
 from bench.gpu.known import PUBLISHED, PUBLISHED_SHAPE, cudnn_algorithm
@@ -166,8 +166,8 @@ def main():
     parser.add_argument("--check", action="store_true", help="print the bars; exit 1 if one is missed")
     args = parser.parse_args()
     run = json.loads(args.json.read_text())
-    if run["machine"]["csrc"] == card.csrc():
-        run["machine"]["commit"] = run["machine"]["commit"] or host.commit()
+    if run["machine"]["csrc"] == checkout.csrc():
+        run["machine"]["commit"] = run["machine"]["commit"] or checkout.commit()
         args.json.write_text(json.dumps(run, indent=1) + "\n")
     raise SystemExit(conclude(run, args.json, Console(width=200, highlight=False), args.check))
 

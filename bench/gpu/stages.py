@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench import checkout
 from bench.gpu import card, checks, grid, kernels, limits, report
 from bench.gpu.record import Record
 from bench.point import Point
@@ -124,7 +125,7 @@ COMMAND = [sys.executable, "-m", "bench.gpu.points"]
 
 def answers(points: list[Point], deadline: float) -> Iterator[dict]:
     """What `bench.gpu.points` answers, and {"ended": why} where it did not come to its end."""
-    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=card.ROOT)
+    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout.ROOT)
     lines: queue.Queue[str | None] = queue.Queue()
 
     def listen():
