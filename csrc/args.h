@@ -76,7 +76,7 @@ struct ForwardArgs {
   Rows<T> c_out;    // [T, B, D * H], the c of every step likewise, LSTM only; data null when not wanted
   T* h_n;           // [D, B, P], not h0: some units may be there before others have read h0
   T* c_n;           // [D, B, H], LSTM only; may be c0
-  int64_t turn;     // counts calls: every other one walks back over the weights, see cpu/walk.h
+  int64_t call_index;  // every other call walks back over the weights, see cpu/walk.h
   T* gates;         // [D, N, S, Hp], or null when no backward pass follows or it shall recompute them (with lengths there is room for T * B tokens)
   T* cells;         // [D, N, Hp], likewise; LSTM only
 };

@@ -77,7 +77,7 @@ class Backward {
 
   static constexpr int weight_bytes = sizeof(T);
   static Packing packing(const Shape&) { return Packing::now; }
-  static int64_t free_panels(const BackwardArgs<T>&) { return 0; }
+  static int64_t independent_panels(const BackwardArgs<T>&) { return 0; }
   size_t workspace() const { return workspace_; }
 
   void operator()(int thread) const {
@@ -203,7 +203,7 @@ class Backward {
     }
   }
 
-  // To the D(c) of time t's rows, what the caller's loss has to say of them.
+  // Adds the caller's gradient of c_out to the D(c) of time t's rows.
   void add_d_cells(const MemberTask& task, int64_t t, int64_t n) const {
     const Range units = own_units(task);
     for (int64_t i = 0; i < n; ++i) {
@@ -214,7 +214,7 @@ class Backward {
     }
   }
 
-  // From the D(pre-activations) of the step after.
+  // D(h) by way of the step after: its D(pre-activations) through W_hh.
   void multiply_w_hh(const MemberTask& task, int64_t step, int64_t n) const {
     const Stretches k = gate_stretches(C::hidden_slots, plain_gates, s_.H, Hp_);
     T* to = d_h_[task.d] + task.group * d_h_stride_;
@@ -254,7 +254,7 @@ class Backward {
     }
   }
 
-  // Where everything of `count` tokens lies; null where the cell has no such thing.
+  // Pointers to everything that `count` tokens have; null where the cell has no such thing.
   template <int count>
   struct TokenRows {
     const T *gates[count], *cell[count], *before[count], *out[count], *d_h[count], *d_out[count];

@@ -57,10 +57,10 @@ class ForwardLoop {
   static constexpr int weight_bytes = sizeof(S);
   size_t workspace() const { return workspace_; }
   int64_t pieces() const { return s_.D * partition_.groups * parts_; }  // of a single step
-  bool walks_back() const { return cpu::walks_back(step_bytes_, a_.turn); }
+  bool walks_back() const { return cpu::walks_back(step_bytes_, a_.call_index); }
 
  protected:
-  // Of a single step without a projection or a gated state, whose units would meet once more.
+  // How many panels a single step has that need nothing of each other; 0 with a projection or a gated state, for which units meet once more.
   static int64_t panels_of_step(const ForwardArgs<T>& args) {
     return args.shape.T == 1 && !args.weights[0].w_hr && !C::gated_products ? Gates::panels(args.shape) : 0;
   }
@@ -173,7 +173,7 @@ class ForwardLoop {
     }
   }
 
-  // Those of the first n rows whose state is set anew before step t.
+  // Gives their new state to those of the first n rows that start anew before step t.
   void reset_rows(const MemberTask& task, int64_t t, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) {
       const int64_t b = task.row(i);
@@ -207,14 +207,16 @@ class ForwardLoop {
       if (C::has_cell_state) s.next_carry_rows[i] = a_.cells ? a_.cells + token * Hp_ : carry_[task.d] + task.row(i) * Hp_;
     }
     if (a_.reset.mask.data) reset_rows(task, t, n);
-    const bool back = cpu::walks_back(step_bytes_, t + a_.turn);
+    const bool back = cpu::walks_back(step_bytes_, t + a_.call_index);
     if constexpr (C::gated_products) advance_gated(task, n, row_of_chunk, back);
     else if (n == 1 && weights_[task.d].packed()) advance_row(task, row_of_chunk, back);
     else
       for_panels(task.panels, back, [&](int64_t p, int ahead) {
         weights_[task.d].multiply_w_hh(s.h_rows, n, p, s.h_product, ahead);
         const T* x = x_product(task, p, row_of_chunk);
-        for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width, s.h_product + i * width, Gates::rows_beside); });
+        for_rows(n, [&](int64_t i, auto count) {
+          apply_cell<count>(task, p, i, x + i * width, s.h_product + i * width, Gates::neighbouring_rows);
+        });
       });
     if (C::has_cell_state && a_.c_out.data) copy_cells(task, t, n);
     meet(task);
@@ -236,16 +238,16 @@ class ForwardLoop {
     }
   }
 
-  // Of a single row: all its products first, for a panel's cells have no other row to run beside, but they have other panels. Not
+  // A step of a single row: all its products first, for a panel's cells have no other row to run beside, but they have other panels. Not
   // where weights are read unpacked: arithmetic as dense as this lowers the core's clock, and a whole module call by 8%.
   void advance_row(MemberTask& task, int64_t row_of_chunk, bool back) const {
     const auto h_product = [&](int64_t p) { return task.s.h_product + (p - task.panels.begin) * width; };
     for_panels(task.panels, back, [&](int64_t p, int ahead) { weights_[task.d].multiply_w_hh(task.s.h_rows, 1, p, h_product(p), ahead); });
-    const typename Gates::Beside panels_beside{0, units, chunk_rows_ * width, width};
+    const typename Gates::Neighbours neighbouring_panels{0, units, chunk_rows_ * width, width};
     const int64_t whole = std::min(task.panels.end, (s_.H - 1 + V::lanes) / units);  // panels without a vector past the last unit
     const auto apply = [&](int64_t i, auto count) {
       const int64_t p = task.panels.begin + i;
-      apply_cell<count>(task, p, 0, x_product(task, p, row_of_chunk), h_product(p), panels_beside);
+      apply_cell<count>(task, p, 0, x_product(task, p, row_of_chunk), h_product(p), neighbouring_panels);
     };
     for_rows(whole - task.panels.begin, apply);
     for_rows<1>(task.panels.size(), apply, std::max<int64_t>(0, whole - task.panels.begin));
@@ -261,7 +263,7 @@ class ForwardLoop {
         for (int64_t u = p * units; u < std::min((p + 1) * units, s_.H); u += V::lanes) {
           const auto carry = Several<V, 1>::of([&](int) { return previous(task.s, i, u); });
           const int64_t at = i * width;
-          weights.template gated_state<1>(x_product(task, p, row_of_chunk) + at, h_product(p) + at, Gates::rows_beside, u, carry)
+          weights.template gated_state<1>(x_product(task, p, row_of_chunk) + at, h_product(p) + at, Gates::neighbouring_rows, u, carry)
               .part[0].store(task.s.hidden_rows[i] + u);
         }
     });
@@ -269,22 +271,24 @@ class ForwardLoop {
     for_panels(task.panels, back, [&](int64_t p, int ahead) {
       weights.multiply_w_hh_gated(task.s.hidden_rows, n, p, h_product(p), ahead);
       const T* x = x_product(task, p, row_of_chunk);
-      for_rows(n, [&](int64_t i, auto count) { apply_cell<count>(task, p, i, x + i * width, h_product(p) + i * width, Gates::rows_beside); });
+      for_rows(n, [&](int64_t i, auto count) {
+        apply_cell<count>(task, p, i, x + i * width, h_product(p) + i * width, Gates::neighbouring_rows);
+      });
     });
   }
 
   // The units of panel p of row i, and those beside them: products and biases to gates to the new state.
   template <int count>
   RNNK_FN void apply_cell(const MemberTask& task, int64_t p, int64_t i, const T* x_product, const T* h_product,
-                          const typename Gates::Beside& beside) const {
+                          const typename Gates::Neighbours& neighbours) const {
     using W = Several<V, count>;
     const Scratch& s = task.s;
     T* const* state_rows = projected_ ? s.hidden_rows : s.out_rows;
     for (int64_t first = p * units; first < std::min((p + 1) * units, s_.H); first += V::lanes) {
-      const auto row = [&](int j) { return i + j * beside.row; };
-      const auto unit = [&](int j) { return first + j * beside.unit; };
+      const auto row = [&](int j) { return i + j * neighbours.row; };
+      const auto unit = [&](int j) { return first + j * neighbours.unit; };
       const W carry = W::of([&](int j) { return previous(s, row(j), unit(j)); });
-      const auto next = weights_[task.d].template run_cell<count>(x_product, h_product, beside, first, carry);
+      const auto next = weights_[task.d].template run_cell<count>(x_product, h_product, neighbours, first, carry);
       W::for_each([&](int j) {
         const int64_t u = unit(j);
         store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);
@@ -331,7 +335,7 @@ struct Forward : ForwardLoop<T, CellOf, T> {
   Forward(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
       : ForwardLoop<T, CellOf, T>(args, partition, workspace, packing(args.shape)) {}
   static Packing packing(const Shape& s) { return reads_unpacked(s.T, s.B) ? Packing::never : Packing::now; }
-  static int64_t free_panels(const ForwardArgs<T>& args) {
+  static int64_t independent_panels(const ForwardArgs<T>& args) {
     return packing(args.shape) == Packing::never ? ForwardLoop<T, CellOf, T>::panels_of_step(args) : 0;
   }
 
@@ -354,7 +358,7 @@ struct KeptAs {
     Pack(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
         : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::now) {}
     static Packing packing(const Shape&) { return Packing::now; }
-    static int64_t free_panels(const ForwardArgs<T>&) { return 0; }
+    static int64_t independent_panels(const ForwardArgs<T>&) { return 0; }
     void operator()(int thread) const { this->pack(thread); }
   };
 
@@ -363,7 +367,7 @@ struct KeptAs {
     Run(const ForwardArgs<T>& args, const Partition& partition, void* workspace)
         : ForwardLoop<T, CellOf, S>(args, partition, workspace, Packing::before) {}
     static Packing packing(const Shape&) { return Packing::before; }
-    static int64_t free_panels(const ForwardArgs<T>& args) { return ForwardLoop<T, CellOf, S>::panels_of_step(args); }
+    static int64_t independent_panels(const ForwardArgs<T>& args) { return ForwardLoop<T, CellOf, S>::panels_of_step(args); }
     void operator()(int thread) const { this->run(thread); }
     void operator()(int thread, int64_t piece) const { this->run_piece(thread, piece); }
   };

@@ -63,38 +63,40 @@ class GateWeights {
     multiply<plain_registers, gated_registers>(s, M, P_, w_.w_hh, w_hh_, p, to, ahead);
   }
 
-  // What the cell runs on side by side lies this far apart: the same units of several rows, or of one row the units of several panels.
-  struct Beside {
+  // How far apart what the cell runs on side by side lies: the same units of several rows, or one row's units of several panels.
+  struct Neighbours {
     int64_t row, unit, x_product, h_product;
   };
-  static constexpr Beside rows_beside{1, 0, width, width};
+  static constexpr Neighbours neighbouring_rows{1, 0, width, width};
 
   // The cell's equations for units u .. u + lanes of a row and `count` - 1 beside them, from the products of u's panel.
   template <int count>
-  RNNK_FN auto run_cell(const T* x_product, const T* h_product, const Beside& next, int64_t u, const Several<V, count>& carry) const {
+  RNNK_FN auto run_cell(const T* x_product, const T* h_product, const Neighbours& neighbours, int64_t u,
+                        const Several<V, count>& carry) const {
     Several<V, count> x[C::gates], h[C::gates], b[C::biases];
-    load_products(x_product, h_product, next, u, x, h, b);
+    load_products(x_product, h_product, neighbours, u, x, h, b);
     return CellOf<Several<V, count>>::forward(x, h, b, carry);
   }
 
   // The gated state likewise, before the gated products are there.
   template <int count>
-  RNNK_FN auto gated_state(const T* x_product, const T* h_product, const Beside& next, int64_t u, const Several<V, count>& carry) const {
+  RNNK_FN auto gated_state(const T* x_product, const T* h_product, const Neighbours& neighbours, int64_t u,
+                           const Several<V, count>& carry) const {
     Several<V, count> x[C::gates], h[C::gates], b[C::biases];
-    load_products(x_product, h_product, next, u, x, h, b);
+    load_products(x_product, h_product, neighbours, u, x, h, b);
     return CellOf<Several<V, count>>::gated_state(x, h, b, carry);
   }
 
  private:
   template <class W>
-  RNNK_FN void load_products(const T* x_product, const T* h_product, const Beside& next, int64_t u, W (&x)[C::gates], W (&h)[C::gates],
+  RNNK_FN void load_products(const T* x_product, const T* h_product, const Neighbours& neighbours, int64_t u, W (&x)[C::gates], W (&h)[C::gates],
                              W (&b)[C::biases]) const {
     for (int g = 0; g < C::gates; ++g) {
       const int64_t column = g * units + u % units;
-      x[g] = W::of([&](int j) { return V::load(x_product + j * next.x_product + column); });
-      h[g] = W::of([&](int j) { return V::load(h_product + j * next.h_product + column); });
+      x[g] = W::of([&](int j) { return V::load(x_product + j * neighbours.x_product + column); });
+      h[g] = W::of([&](int j) { return V::load(h_product + j * neighbours.h_product + column); });
     }
-    for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int j) { return V::load(bias_ + k * padded_units() + u + j * next.unit); });
+    for (int k = 0; k < C::biases; ++k) b[k] = W::of([&](int j) { return V::load(bias_ + k * padded_units() + u + j * neighbours.unit); });
   }
 
   void pack(int64_t p) const {

@@ -19,7 +19,7 @@ constexpr int tile_rows(int NV) {
   return vector_registers == 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : 6);
 }
 
-// Of a far panel's registers a tile takes so many at once: with 16 registers 6 x 2 read half as much of it as 3 x 4.
+// How many of a far panel's registers a tile takes at once: with 16 registers 6 x 2 read half as much of it as 3 x 4.
 constexpr int far_registers = vector_registers == 32 ? 4 : 2;
 
 constexpr int64_t far_panel_bytes = vector_registers == 32 ? 64 << 10 : 24 << 10;
@@ -146,7 +146,7 @@ struct Tile {
 
 enum class Store { overwrite, add };
 
-// Where the columns of a panel go: row m at row(m), `columns` of them exist.
+// The place for a panel's columns: row m lies at row(m), `columns` of them exist.
 template <class T>
 struct Target {
   T* base;

@@ -9,7 +9,7 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-// Where the gates of D(pre-activations) lie in a token's slots.
+// The places of the gates of D(pre-activations) in a token's slots.
 RNNK_FN Stretches gate_stretches(const int* slots, int gates, int64_t H, int64_t Hp) {
   Stretches k{gates, H, {}};
   for (int g = 0; g < gates; ++g) k.start[g] = slots[g] * Hp;

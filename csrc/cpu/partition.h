@@ -32,7 +32,7 @@ struct LayerCost {
   int64_t T, B, gates, H, I, K;  // the products of a step: G * H columns over I and K = P
   int D, lanes, tile_rows, element;  // tile_rows: the most rows of a register tile (gemm.h)
   Packing packing;
-  int64_t free_panels;  // that need nothing of each other: the threads do not meet (pieces.h). 0: they must
+  int64_t independent_panels;  // panels that need nothing of each other, so that threads do not meet (pieces.h); 0 where they must
 
   int64_t panel_width() const { return panel_registers(int(gates)) * lanes; }
   double weights_of_column() const { return double(K) + double(I) / double(T); }  // read at each step: W_ih is read once for all of them
@@ -60,9 +60,9 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
   const double panels = std::ceil(std::ceil(columns / width) / p.members);
   const double products = cost.packing == Packing::never ? columns / p.members * cost.weights_of_column() * cost.element / unpacked
                                                          : product_cycles(cost, panels, rows);
-  const double cells = 24 * rows * panels * width / cost.lanes, meeting = p.members > 1 && !cost.free_panels ? 100 + 45 * rows : 0;
+  const double cells = 24 * rows * panels * width / cost.lanes, meeting = p.members > 1 && !cost.independent_panels ? 100 + 45 * rows : 0;
   const double packing = cost.packing == Packing::now ? cost.D * columns * double(cost.I + cost.K) * cost.element / unpacked / p.threads : 0;
-  const double starting = p.threads == 1 ? 0 : cost.free_panels ? 2000 + 1000 * (p.threads - 1) : 8000;
+  const double starting = p.threads == 1 ? 0 : cost.independent_panels ? 2000 + 1000 * (p.threads - 1) : 8000;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
   return starting + packing + rounds * double(cost.T) * (products + cells + meeting + 100);
 }
@@ -74,12 +74,12 @@ inline Partition choose_partition(const LayerCost& cost, int threads) {
   double least = -1;
   for (int used : {1, threads}) {
     for (int members = 1; members <= used; ++members) {
-      if (used % members || (cost.free_panels && members < used)) continue;
+      if (used % members || (cost.independent_panels && members < used)) continue;
       const int teams = used / members;
       Partition p{used, members, std::max<int64_t>(1, (cost.B + most_rows - 1) / most_rows)};
       while ((cost.D * p.groups) % teams && p.groups < cost.B) ++p.groups;
-      if (cost.free_panels && cost.packing == Packing::before)  // too few panels for all: rows too
-        while (cost.D * p.groups * cost.free_panels < used && p.groups < cost.B) ++p.groups;
+      if (cost.independent_panels && cost.packing == Packing::before)  // too few panels for all: rows too
+        while (cost.D * p.groups * cost.independent_panels < used && p.groups < cost.B) ++p.groups;
       const double c = cycles(cost, p);
       if (least < 0 || c < least) least = c, best = p;
     }

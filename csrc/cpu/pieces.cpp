@@ -100,7 +100,7 @@ class alignas(64) Helper {
     sched_setaffinity(0, sizeof(home_), &home_);
   }
 
-  // Until it has come. False if it may run nowhere else.
+  // Keeps it off the core until it has come. False if it may run nowhere else.
   bool keep_off(int core) {
     if (id_.load() == 0) return true;  // just created
     cpu_set_t others = home_;
@@ -146,7 +146,7 @@ class Crew {
   }
 
  private:
-  // Until those inside have left; nobody can enter any more.
+  // Waits until those inside have left; nobody can enter any more.
   void wait_for_helpers() {
     for (int spin = 0; spin < long_spin && door_.load(std::memory_order_acquire) != 0; ++spin) _mm_pause();
     if (door_.load(std::memory_order_acquire) == 0) return;

@@ -88,7 +88,7 @@ class Recompute {
     for (int64_t i = 0; i < n; ++i)
       for (int64_t u = p * Gates::units; u < std::min((p + 1) * Gates::units, H); u += V::lanes) {
         const auto carry = Several<V, 1>::of([&](int) { return load_upto(s.carry_rows[first + i] + u, H - u); });
-        weights_[d].template gated_state<1>(s.x_product + i * Gates::width, s.h_product + i * Gates::width, Gates::rows_beside, u, carry)
+        weights_[d].template gated_state<1>(s.x_product + i * Gates::width, s.h_product + i * Gates::width, Gates::neighbouring_rows, u, carry)
             .part[0].store(s.gated_rows[first + i] + u);
       }
   }
@@ -102,7 +102,7 @@ class Recompute {
       using W = Several<V, count>;
       for (int64_t u = p * Gates::units; u < std::min((p + 1) * Gates::units, H); u += V::lanes) {
         const W carry = W::of([&](int j) { return load_upto(s.carry_rows[first + i + j] + u, H - u); });
-        const auto step = weights_[d].template run_cell<count>(s.x_product + i * Gates::width, s.h_product + i * Gates::width, Gates::rows_beside, u, carry);
+        const auto step = weights_[d].template run_cell<count>(s.x_product + i * Gates::width, s.h_product + i * Gates::width, Gates::neighbouring_rows, u, carry);
         W::for_each([&](int j) {
           for (int k = 0; k < C::saved; ++k) step.saved[k].part[j].store(s.gate_rows[first + i + j] + k * Hp + u);
         });

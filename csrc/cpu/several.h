@@ -29,7 +29,7 @@ struct Several {
     for (int i = 0; i < n; ++i) f(i);
   }
 
-  // From f(i), the i-th part.
+  // f(i) makes the i-th part.
   template <class F>
   RNNK_FN static Several of(const F& f) {
     Several all;

@@ -57,7 +57,7 @@ RNNK_FN Vec<T> load(const T* p) { return Vec<T>::load(p); }
 template <class T>
 RNNK_FN void store(Vec<T> a, T* p) { a.store(p); }
 
-// In memory only: the upper half of a float, rounded to nearest even.
+// The upper half of a float, rounded to nearest even; nothing is computed in it.
 struct Bfloat16 {
   uint16_t bits;
   typedef uint16_t Halves __attribute__((vector_size(RNNK_VECTOR_BYTES / 2)));
@@ -75,7 +75,7 @@ RNNK_FN void store(Vec<float> a, Bfloat16* p) {
   *reinterpret_cast<Bfloat16::Unaligned*>(p) = __builtin_convertvector(nan ? Vec<float>::Bits{} + 0x7fc0 : rounded, Bfloat16::Halves);
 }
 
-// In a register from here on: the compiler would else load it again for each use, where it has few.
+// Keeps a in a register from here on: where there are few, the compiler would load it again for each use.
 template <class T>
 RNNK_FN Vec<T> in_register(Vec<T> a) {
   typename Vec<T>::Raw v = a.v;
@@ -87,7 +87,7 @@ RNNK_FN Vec<T> in_register(Vec<T> a) {
   return v;
 }
 
-// Of a panel, as a register tile multiplies it. A tile fills 16 registers: a load that came earlier than written would spill a sum.
+// Loads what a register tile multiplies by, in the order written: a tile fills 16 registers, and a load that came earlier would spill a sum.
 template <class T, class S>
 RNNK_FN Vec<T> load_operand(const S* p) {
 #if RNNK_VECTOR_BYTES == 32
@@ -159,7 +159,7 @@ RNNK_FN void store_first(Vec<T> a, T* p, int64_t n) {
 
 #endif
 
-// Past the caches, for what nobody reads soon; p is aligned to a register. Ordered before what comes after `end_streaming`.
+// Stores past the caches what nobody reads soon; p is aligned to a register. Ordered before what comes after `end_streaming`.
 template <class T>
 RNNK_FN void stream(Vec<T> a, T* p) {
 #if RNNK_VECTOR_BYTES == 64

@@ -13,13 +13,13 @@ struct Task {
   int d = 0;
   int64_t group = 0;
 
-  // Of the D * groups tasks, the i-th.
+  // Becomes the i-th of the D * groups tasks.
   void select(int64_t i) {
     d = int(i / groups);
     group = i % groups;
   }
 
-  // Its i-th row, in the sorted batch, and how many rows it has: in all, and at time t.
+  // The task's i-th row in the sorted batch, and how many rows it has: in all, and at time t.
   int64_t row(int64_t i) const { return group + i * groups; }
   int64_t rows() const { return own(shape.B); }
   int64_t active_rows(int64_t t) const { return own(schedule.active[t]); }

@@ -51,7 +51,7 @@ void forward(const ForwardPass& pass) {
   args.out = output_rows<T>(pass.to.out);
   if (pass.to.c_out.defined()) args.c_out = output_rows<T>(pass.to.c_out);
   static std::atomic<int64_t> calls{0};  // of all layers: where several take turns, the cache seldom holds what each read last
-  args.turn = calls.fetch_add(1, std::memory_order_relaxed);
+  args.call_index = calls.fetch_add(1, std::memory_order_relaxed);
   if constexpr (std::is_same_v<T, float>)
     if (pass.layer.rounds_weights) return run_rounded(args);
   run(cpu::kernels().of<T>().forward, args, pass.ensemble);

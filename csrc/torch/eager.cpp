@@ -42,7 +42,7 @@ bool unpack_like(const Tensor& x, py::handle object, Tensors& to) {
   return true;
 }
 
-// With a dimension more they would be taken for an ensemble's.
+// Whether no weight has a dimension more, for which it would be taken for an ensemble's.
 bool are_of_one_model(const Tensors& weights, const ModuleOptions& o) {
   const int64_t per_direction = int64_t(weights.size()) / (o.num_layers * o.directions());
   for (int64_t i = 0; i < int64_t(weights.size()); ++i) {
@@ -52,7 +52,7 @@ bool are_of_one_model(const Tensors& weights, const ModuleOptions& o) {
   return true;
 }
 
-// Without the dispatcher, as `allocate`.
+// Zeros without a call of the dispatcher, as `allocate`.
 Tensor zeros(at::IntArrayRef sizes, const Tensor& x) {
   if (!x.is_cpu()) return at::zeros(sizes, x.options());
   const Tensor t = allocate(sizes, x.options());

@@ -35,7 +35,7 @@ class Ensemble {
   Saved saved(int64_t e) const { return {of(OUT, e), of(GATES, e), of(CELLS, e)}; }
   std::array<Tensor, argument_count> gradients(int64_t e) const;
 
-  // From one model's elements to the next one's; 0 where all share them.
+  // How far one model's elements lie from the next one's; 0 where all share them.
   int64_t step(int which) const { return stacked_[which] ? tensors_[which].stride(0) : 0; }
 
  private:

@@ -24,7 +24,7 @@ Sizes for_models(const Ensemble* ensemble, at::IntArrayRef sizes) {
   return all;
 }
 
-// Where a row has padding the CPU's kernels leave it alone.
+// The CPU's kernels leave a row's padding alone, so it is zeroed here.
 Tensor empty_tokens(const Checked& c, int64_t columns, const Ensemble* ensemble) {
   const at::TensorOptions options = c.arguments[X].options();
   const Sizes sizes = for_models(ensemble, c.token_sizes(columns));

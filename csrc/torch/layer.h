@@ -44,7 +44,7 @@ struct LayerOutputs {
   Tensor gates, cells;  // what is saved
 };
 
-// Of the results; an undefined one means zero.
+// The gradients of the results; an undefined one means zero.
 struct Cotangents {
   Tensor out, h_n, c_n, c_out;
 };

@@ -56,7 +56,7 @@ struct StepLayer {
 
   void step(int threads) {
     args.threads = std::min(most_threads, threads);
-    ++args.turn;
+    ++args.call_index;
     std::copy_n(args.h_n, h_before.numel(), h_before.mutable_data_ptr<T>());
     kernel.run(args, workspace.mutable_data_ptr());
   }
