@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from . import cells, layers
+from .options import beyond_torch_nn
 from .support import parameter_names
 
 _NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
@@ -32,7 +33,7 @@ def revert(module):
     for name, m in module.named_modules():
         if not isinstance(m, tuple(_THEIRS)):
             continue
-        for option in m._beyond_torch_nn() + ["recompute=True"] * getattr(m, "recompute", False):
+        for option in beyond_torch_nn(m) + ["recompute=True"] * getattr(m, "recompute", False):
             raise TypeError(f"cannot revert {name or 'the module'}: torch.nn has no {option}")
         if _plain_class(m) not in _THEIRS:
             raise TypeError(f"cannot revert {name or 'the module'}: {type(m).__qualname__} is a subclass of ours")

@@ -87,6 +87,24 @@ def test_cells_raise_what_torch_raises(cell, name):
     assert outcome(ours, args) == expected
 
 
+@pytest.mark.parametrize("kind, name", [("RNN", name) for name in BAD_INPUT] + [("RNNCell", name) for name in BAD_CELL_INPUT])
+def test_an_rnn_with_sigmoid_raises_what_one_with_tanh_raises(kind, name):
+    args = (BAD_INPUT if kind == "RNN" else BAD_CELL_INPUT)[name](torch.randn)
+    options = {"num_layers": 2} if kind == "RNN" else {}
+    expected = outcome(getattr(torch.nn, kind)(3, 4, **options), args)
+    assert outcome(getattr(rnnkernels, kind)(3, 4, nonlinearity="sigmoid", **options), args) == expected
+
+
+@pytest.mark.parametrize("kind", ("RNN", "RNNCell", "GRU", "GRUCell"))
+def test_what_torch_would_run_without_an_option_is_refused(kind):
+    option = {"nonlinearity": "sigmoid"} if "RNN" in kind else {"reset_after": False}
+    module, z = getattr(rnnkernels, kind)(3, 4, **option, dtype=torch.cfloat), x if "Cell" not in kind else x[0]
+    before = dict(vars(module))
+    with pytest.warns(RuntimeWarning, match="no kernel"), pytest.raises(ValueError, match=f"{[*option][0]}=.* needs .* on cpu; got input of"):
+        module(z.to(torch.cfloat))
+    assert vars(module) == before
+
+
 @pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
 def test_constructors_raise_what_torch_raises(cell):
     for args, kwargs in (((0, 4), {}), ((3, 0), {}), ((3, 4), {"dropout": 2}), ((3, 4), {"bias": 1}), ((3, 4), {"proj_size": 4}),
