@@ -1,5 +1,6 @@
 """Bad input raises torch.nn's exception type and text; what we do not build runs in torch.nn with one warning."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -147,6 +148,26 @@ def test_functional_refuses_a_wrong_number_of_parameters_or_states():
 def test_functional_refuses_input_of_another_rank(shape):
     with pytest.raises(RuntimeError, match=f"input to be 3-D, got {len(shape)}-D"):
         rnnkernels.functional.gru(torch.randn(shape), torch.zeros(1, 2, 4), rnnkernels.GRU(3, 4)._flat_weights)
+
+
+@pytest.mark.parametrize("name", ("lstm", "lstm_cell", "gru", "gru_cell"))
+def test_functional_refuses_other_states_and_input_as_torch_does(name):
+    kind = {"lstm": "LSTM", "gru": "GRU"}[name[:-5] if "cell" in name else name]
+    weights = [w.detach() for w in getattr(torch.nn, kind)(3, 4).parameters()]
+    h, flags = torch.zeros(1, 2, 4), (True, 1, 0.0, False, False, False)
+    input, h, rest = (x[0], h[0], weights) if "cell" in name else (x, h, [weights, *flags])
+    good = (h, h) if kind == "LSTM" else h
+    for args in ((input, (h,)), (input, (h, h, h)), (input, 3), (input, None), (input, (None, None)), ([1.0], good), (input, h), (input, (h, h))):
+        expected, ours = (outcome(getattr(place, name), (*args, *rest)) for place in (torch, rnnkernels.functional))
+        assert (ours and ours[0]) is (expected and expected[0])
+        if expected and ("two hidden" in expected[1] or "argument '" in expected[1]):  # else it lists the signatures of torch's own
+            assert ours[1] == re.sub(r" \(position \d\)", "", expected[1])
+
+
+@pytest.mark.parametrize("lengths", (None, torch.tensor([1, 2])), ids=("full", "lengths"))
+def test_functional_refuses_input_of_another_rank_beside_lengths(lengths):
+    with pytest.raises(RuntimeError, match="input to be 3-D, got 1-D"):
+        rnnkernels.functional.gru(x[0, 0], torch.zeros(1, 2, 4), rnnkernels.GRU(3, 4)._flat_weights, lengths=lengths)
 
 
 def python(code):
