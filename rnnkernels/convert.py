@@ -6,7 +6,7 @@ import torch
 
 from . import cells, layers
 from .options import beyond_torch_nn
-from .support import parameter_names
+from .support import parameter_names, plain_class
 
 _NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 _OURS = {getattr(torch.nn, name): getattr(layers, name, None) or getattr(cells, name) for name in _NAMES}
@@ -35,7 +35,7 @@ def revert(module):
             continue
         for option in beyond_torch_nn(m) + ["recompute=True"] * getattr(m, "recompute", False):
             raise TypeError(f"cannot revert {name or 'the module'}: torch.nn has no {option}")
-        if _plain_class(m) not in _THEIRS:
+        if plain_class(m) not in _THEIRS:
             raise TypeError(f"cannot revert {name or 'the module'}: {type(m).__qualname__} is a subclass of ours")
     return _change_classes(module, _THEIRS)
 
@@ -81,7 +81,7 @@ def patch_torch():
 
 def _change_classes(module, new_classes):
     for m in module.modules():
-        old = _plain_class(m)
+        old = plain_class(m)
         new = new_classes.get(old)
         if new is None:
             continue
@@ -89,9 +89,3 @@ def _change_classes(module, new_classes):
             new = type(f"Parametrized{new.__name__}", (new,), dict(vars(type(m))))
         m.__class__ = new
     return module
-
-
-def _plain_class(module):
-    """The class of a module, looking through the one that torch.nn.utils.parametrize puts on top."""
-    cls = type(module)
-    return cls.__bases__[0] if torch.nn.utils.parametrize.is_parametrized(module) else cls

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import dynamo, functional
 from .extension import _C
 from .options import Recompute, ResetAfter
-from .support import decline, fits, read_parameters
+from .support import decline, fits, read_parameters, state_widths
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -99,7 +99,7 @@ class _Fused:
     def _states(self, x, batch, hx, unbatched):
         """hx as a sequence of [L*D, B, *], zeros when not given; None where torch.nn would refuse it."""
         rows = self.num_layers * (2 if self.bidirectional else 1)
-        widths = self._state_widths()
+        widths = state_widths(self)
         if hx is None:
             zeros = torch.zeros(rows, batch, widths[0], dtype=x.dtype, device=x.device)
             if len(widths) == 1:
@@ -166,9 +166,6 @@ class LSTM(Recompute, _Fused, torch.nn.LSTM):
     __module__ = "rnnkernels"  # pickles name the public path, not this file
     _has_cells = True
 
-    def _state_widths(self):
-        return (self.proj_size or self.hidden_size), self.hidden_size
-
     def _run(self, x, states, weights, options):
         return functional.lstm(x, states, weights, *self._flags(), **options, recompute=self.recompute)
 
@@ -182,9 +179,6 @@ class GRU(ResetAfter, Recompute, _Fused, torch.nn.GRU):
     """
 
     __module__ = "rnnkernels"
-
-    def _state_widths(self):
-        return (self.hidden_size,)
 
     def _run(self, x, states, weights, options):
         return functional.gru(x, states[0], weights, *self._flags(), **options, recompute=self.recompute, reset_after=self.reset_after)
@@ -209,11 +203,20 @@ class RNN(_Fused, torch.nn.RNN):
     def extra_repr(self):
         return super().extra_repr() + (", nonlinearity=sigmoid" if self.mode == "RNN_SIGMOID" else "")
 
-    def _state_widths(self):
-        return (self.hidden_size,)
-
     def _run(self, x, states, weights, options):
         return functional.rnn(x, states[0], weights, *self._flags(), self.mode.removeprefix("RNN_").lower(), **options)
+
+
+_MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "RNN_SIGMOID")
+_FORWARDS = {cls.forward for cls in (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN, _Fused)}
+
+
+def check_layer(module, reader):
+    """TypeError unless `module` is an LSTM, GRU or RNN with torch.nn's forward or ours, for `reader` runs its parameters without it."""
+    if not isinstance(module, torch.nn.RNNBase) or module.mode not in _MODES:
+        raise TypeError(f"{reader}: expected an LSTM, GRU or RNN module, got {type(module).__name__}")
+    if type(module).forward not in _FORWARDS:
+        raise TypeError(f"{reader}: {type(module).__name__} has a forward of its own, which a {reader} would not run")
 
 
 dynamo.trace(_Fused)

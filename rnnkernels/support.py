@@ -43,8 +43,20 @@ def read_parameters(module, names):
         return [getattr(module, name) for name in names]
 
 
+def state_widths(module):
+    """The columns of a layer's states: of h and, for an LSTM, of c."""
+    P = module.proj_size or module.hidden_size
+    return (P, module.hidden_size) if module.mode == "LSTM" else (P,)
+
+
+def plain_class(module):
+    """The class of a module, looking through the one that torch.nn.utils.parametrize puts on top."""
+    cls = type(module)
+    return cls.__bases__[0] if torch.nn.utils.parametrize.is_parametrized(module) else cls
+
+
 def twin(module, **attributes):
-    """A second module that shares everything with `module` but these attributes, and whatever is set on it."""
+    """A module that shares everything with `module` but these attributes. What is set on one of them later, the other does not see."""
     other = object.__new__(type(module))
     vars(other).update(vars(module) | attributes)
     return other
