@@ -216,7 +216,7 @@ def check_layer(module, reader):
     if not isinstance(module, torch.nn.RNNBase) or module.mode not in _MODES:
         raise TypeError(f"{reader}: expected an LSTM, GRU or RNN module, got {type(module).__name__}")
     if type(module).forward not in _FORWARDS:
-        raise TypeError(f"{reader}: {type(module).__name__} has a forward of its own, which a {reader} would not run")
+        raise TypeError(f"{reader}: {type(module).__name__} has a forward of its own, which {reader} does not run")
 
 
 dynamo.trace(_Fused)
