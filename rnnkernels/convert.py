@@ -6,7 +6,7 @@ import torch
 
 from . import cells, layers
 from .options import beyond_torch_nn
-from .support import parameter_names, plain_class
+from .support import plain_class
 
 _NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 _OURS = {getattr(torch.nn, name): getattr(layers, name, None) or getattr(cells, name) for name in _NAMES}
@@ -38,26 +38,6 @@ def revert(module):
         if plain_class(m) not in _THEIRS:
             raise TypeError(f"cannot revert {name or 'the module'}: {type(m).__qualname__} is a subclass of ours")
     return _change_classes(module, _THEIRS)
-
-
-@torch.no_grad()
-def flip_update_gate(module):
-    """Exchanges z and 1 - z in a GRU or GRUCell, ours or torch.nn's, in place. Returns `module`.
-
-    torch.nn's state is h' = (1 - z) n + z h. For weights of a model that writes h' = (1 - z) h + z n (Cho et al. 2014 do, in one of their
-    papers): load them, then flip. 1 - sigmoid(a) = sigmoid(-a), so the gate's rows of all weights and biases change their sign.
-    ValueError, before anything is changed, where weight_norm or a parametrization computes a weight.
-    """
-    if not isinstance(module, (torch.nn.GRU, torch.nn.GRUCell)):
-        raise TypeError(f"flip_update_gate: expected a GRU or GRUCell, got {type(module).__name__}")
-    names = parameter_names(module)
-    computed = [name for name in names if name not in module._parameters]
-    if computed:
-        raise ValueError(f"flip_update_gate: {', '.join(computed)} is computed by a parametrization; flip before it is added")
-    for name in names:
-        if module._parameters[name] is not None:
-            module._parameters[name][module.hidden_size : 2 * module.hidden_size].neg_()
-    return module
 
 
 @contextlib.contextmanager
