@@ -7,8 +7,9 @@ if extension._C is not None:
 
 from . import diagnostics, functional, init, reference
 from .cells import GRUCell, LSTMCell, RNNCell
-from .convert import convert, flip_update_gate, patch_torch, revert
+from .convert import convert, patch_torch, revert
 from .info import info
+from .init import flip_update_gate
 from .layers import GRU, LSTM, RNN
 from .stepper import Stepper
 from .tbptt import tbptt

@@ -3,7 +3,8 @@
 import torch
 
 from . import functional
-from .support import CELL_PARAMETERS, ResetAfter, decline, fits, read_parameters
+from .options import ResetAfter
+from .support import CELL_PARAMETERS, decline, fits, read_parameters
 
 __all__ = ["LSTMCell", "GRUCell", "RNNCell"]
 
@@ -24,15 +25,11 @@ class _FusedCell:
         if states is None or not fits(x, states, given.keys(), given.values()):
             if not isinstance(x, torch.Tensor):
                 return super().forward(input, hx)
-            return decline(lambda: super(_FusedCell, self).forward(input, hx), x, self._beyond_torch_nn())
+            return decline(lambda module: super(_FusedCell, module).forward(input, hx), self, x)
         if x.dim() == 2:
             return self._run(x, states, weights)
         result = self._run(x.unsqueeze(0), [s.unsqueeze(0) for s in states], weights)
         return tuple(r.squeeze(0) for r in result) if isinstance(result, tuple) else result.squeeze(0)
-
-    def _beyond_torch_nn(self):
-        """Names of this module's options that torch.nn would ignore."""
-        return []
 
     def _states(self, x, hx):
         """hx as a sequence of tensors like x with H columns, zeros when not given; None where torch.nn would refuse it."""
@@ -71,9 +68,6 @@ class RNNCell(_FusedCell, torch.nn.RNNCell):
 
     __module__ = "rnnkernels"
     _n_states = 1
-
-    def _beyond_torch_nn(self):
-        return ["nonlinearity='sigmoid'"] if self.nonlinearity == "sigmoid" else []
 
     def _states(self, x, hx):
         return super()._states(x, hx) if self.nonlinearity in ("tanh", "relu", "sigmoid") else None  # torch.nn refuses at the call

@@ -5,7 +5,8 @@ import contextlib
 import torch
 
 from . import cells, layers
-from .support import parameter_names
+from .options import beyond_torch_nn
+from .support import plain_class
 
 _NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 _OURS = {getattr(torch.nn, name): getattr(layers, name, None) or getattr(cells, name) for name in _NAMES}
@@ -32,31 +33,11 @@ def revert(module):
     for name, m in module.named_modules():
         if not isinstance(m, tuple(_THEIRS)):
             continue
-        for option in m._beyond_torch_nn() + ["recompute=True"] * getattr(m, "recompute", False):
+        for option in beyond_torch_nn(m) + ["recompute=True"] * getattr(m, "recompute", False):
             raise TypeError(f"cannot revert {name or 'the module'}: torch.nn has no {option}")
-        if _plain_class(m) not in _THEIRS:
+        if plain_class(m) not in _THEIRS:
             raise TypeError(f"cannot revert {name or 'the module'}: {type(m).__qualname__} is a subclass of ours")
     return _change_classes(module, _THEIRS)
-
-
-@torch.no_grad()
-def flip_update_gate(module):
-    """Exchanges z and 1 - z in a GRU or GRUCell, ours or torch.nn's, in place. Returns `module`.
-
-    torch.nn's state is h' = (1 - z) n + z h. For weights of a model that writes h' = (1 - z) h + z n (Cho et al. 2014 do, in one of their
-    papers): load them, then flip. 1 - sigmoid(a) = sigmoid(-a), so the gate's rows of all weights and biases change their sign.
-    ValueError, before anything is changed, where weight_norm or a parametrization computes a weight.
-    """
-    if not isinstance(module, (torch.nn.GRU, torch.nn.GRUCell)):
-        raise TypeError(f"flip_update_gate: expected a GRU or GRUCell, got {type(module).__name__}")
-    names = parameter_names(module)
-    computed = [name for name in names if name not in module._parameters]
-    if computed:
-        raise ValueError(f"flip_update_gate: {', '.join(computed)} is computed by a parametrization; flip before it is added")
-    for name in names:
-        if module._parameters[name] is not None:
-            module._parameters[name][module.hidden_size : 2 * module.hidden_size].neg_()
-    return module
 
 
 @contextlib.contextmanager
@@ -80,7 +61,7 @@ def patch_torch():
 
 def _change_classes(module, new_classes):
     for m in module.modules():
-        old = _plain_class(m)
+        old = plain_class(m)
         new = new_classes.get(old)
         if new is None:
             continue
@@ -88,9 +69,3 @@ def _change_classes(module, new_classes):
             new = type(f"Parametrized{new.__name__}", (new,), dict(vars(type(m))))
         m.__class__ = new
     return module
-
-
-def _plain_class(module):
-    """The class of a module, looking through the one that torch.nn.utils.parametrize puts on top."""
-    cls = type(module)
-    return cls.__bases__[0] if torch.nn.utils.parametrize.is_parametrized(module) else cls

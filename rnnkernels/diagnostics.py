@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 
 from . import reference
-from .support import read_parameters
+from .layers import check_layer
+from .support import read_parameters, state_widths
 
 __all__ = ["gradient_flow", "GradientFlow"]
 
@@ -98,11 +99,11 @@ class GradientFlow:
         return figure
 
 
-_ADVICE = {
+_ADVICE = {  # chrono knows no memory of two steps or less
     "vanishes": lambda kind, T: {
         "RNN": "vanishes: use an LSTM or a GRU, or rnnkernels.init.orthogonal(module)",
-        "LSTM": f"vanishes: rnnkernels.init.chrono(module, t_max={T}), or forget_bias(module) for shorter memories",
-        "GRU": f"vanishes: rnnkernels.init.chrono(module, t_max={T})",
+        "LSTM": f"vanishes: rnnkernels.init.chrono(module, t_max={max(T, 3)}), or forget_bias(module) for shorter memories",
+        "GRU": f"vanishes: rnnkernels.init.chrono(module, t_max={max(T, 3)})",
     }[kind],
     "is not finite": lambda kind, T: "is not finite: look for nan and inf in the input, the parameters and the loss",
     "explodes": lambda kind, T: "explodes: torch.nn.utils.clip_grad_norm_(parameters, 1.0) after backward(), "
@@ -118,11 +119,10 @@ def gradient_flow(module, x, loss):
     loss    a function from the module's output (its first result, in its layout and dtype) to a scalar
 
     Time and memory are those of T small steps and T*B Jacobians [n, n]: a few rows of a batch say as much as all.
-    TypeError for another module or an x that is no tensor; ValueError for an input of another shape, or a loss that is no scalar or does not
+    TypeError for another module, one with a forward of its own, or an x that is no tensor; ValueError for an input of another shape, or a loss that is no scalar or does not
     depend on the output.
     """
-    if not isinstance(module, torch.nn.RNNBase):
-        raise TypeError(f"gradient_flow: expected an LSTM, GRU or RNN, got {type(module).__name__}")
+    check_layer(module, "gradient_flow")
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"gradient_flow: x must be a tensor, got {type(x).__name__}")
     if x.dim() != 3 or x.shape[-1] != module.input_size or not x.numel():
@@ -171,10 +171,10 @@ def _run(module, x):
             name = f"layer {layer}" + " reverse" * d
             row = _Row(name, bool(d), *_step(module, weights), inputs[::-1] if d else inputs, [])
             rows.append(row)
-            row.states.append(tuple(x.new_zeros(x.shape[1], n, requires_grad=True) for n in _widths(module)))
+            row.states.append(tuple(x.new_zeros(x.shape[1], n, requires_grad=True) for n in state_widths(module)))
             for x_t in row.inputs:
                 row.states.append(row.step(x_t, *row.states[-1], *row.weights))
-        outputs = [_in_order(row, [s[0] for s in row.states[1:]]) for row in rows[-directions:]]
+        outputs = [[h for h, *_ in (row.states[:0:-1] if row.reverse else row.states[1:])] for row in rows[-directions:]]  # by t
         x = torch.stack([torch.cat(h, -1) for h in zip(*outputs)])
     return rows, x
 
@@ -190,17 +190,6 @@ def _step(module, weights):
         return reference.gru_step if getattr(module, "reset_after", True) else reference.gru_reset_before_step, weights
     nonlinearity = module.mode.removeprefix("RNN_").lower()
     return (lambda *a: reference.rnn_step(*a, nonlinearity)), weights
-
-
-def _widths(module):
-    """Of the parts of a state: h, and an LSTM's c."""
-    H = module.hidden_size
-    return (module.proj_size or H, H) if module.mode == "LSTM" else (H,)
-
-
-def _in_order(row, values):
-    """What came in the order of the row's steps, by t."""
-    return values[::-1] if row.reverse else values
 
 
 def _gradients(value, rows):

@@ -11,8 +11,9 @@
                  The output keeps T and is zero past a row's length; h_n is the state after its last real step, h_0 for
                  length 0. What the padding holds, NaN too, reaches neither outputs nor gradients
     batch_sizes  int64 [T] on the CPU, non-increasing, as in PackedSequence
-    reset        bool, as input without its last dimension: where true, a row's state is set anew before that step, in each direction's own
-                 time (a reverse direction drops what it brings from later steps)
+    reset        bool, as input without its last dimension: where reset[t, b] is true, row b's state is set anew just before step t is
+                 computed, in each direction. A reverse direction begins at the last step, so there the state that it forgets
+                 comes from the steps after t
     reset_hx     what it is then set to: like hx, B may be 1; zero by default
     recompute    keep only the states for the backward pass, which computes the gates again: the same bits for a third more
                  arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit and step remain, of a GRU 1 of 5; an RNN keeps no more anyway
@@ -31,9 +32,11 @@ Equations: `rnnkernels.reference`.
 """
 
 import torch
+from torch._subclasses import FakeTensor
 
 from . import autocast, ops, rounded
 from .folding import is_batched
+from .options import checked_bool
 from .stack import stack
 
 __all__ = ["lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"]
@@ -44,12 +47,15 @@ def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=Fa
          weight_dtype=None):
     """A stack of LSTM layers, with projections where `params` has them. Returns (output, h_n, c_n), with return_cells (output, h_n, c_n, cells).
 
-    Raises TypeError or ValueError for bad lengths, resets and weight_dtype, RuntimeError for what the op refuses. Shapes at the top of this file.
+    Raises TypeError or ValueError for bad lengths, resets and weight_dtype, TypeError for what is no tensor or no bool, RuntimeError for
+    sizes, dtypes and devices that do not fit. Shapes at the top of this file.
     """
+    hx = _checked_states("lstm", input, hx, 2)
     projected = len(params) // (num_layers * (2 if bidirectional else 1)) % 2
     kind = "lstm proj" if projected else "lstm packed" if batch_sizes is not None else "lstm"
     return _run(ops.lstm, kind, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                batch_sizes, lengths, reset, reset_hx, bool(recompute), last_op=ops.lstm_with_cells if return_cells else None, weight_dtype=weight_dtype)
+                batch_sizes, lengths, reset, reset_hx, checked_bool("recompute", recompute),
+                last_op=ops.lstm_with_cells if return_cells else None, weight_dtype=weight_dtype)
 
 
 def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
@@ -61,42 +67,59 @@ def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=Fal
     n = tanh(W_in x + b_in + r * (W_hn h + b_hn)). Both then take h' = (1 - z) n + z h; `rnnkernels.flip_update_gate` converts weights of
     models that exchange z and 1 - z.
     """
-    op = ops.gru if reset_after else ops.gru_reset_before
-    return _run(op, "state", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
-                reset, None if reset_hx is None else (reset_hx,), bool(recompute), weight_dtype=weight_dtype)
+    op = ops.gru if checked_bool("reset_after", reset_after) else ops.gru_reset_before
+    hx = _checked_states("gru", input, hx)
+    return _run(op, "state", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
+                reset, None if reset_hx is None else (reset_hx,), checked_bool("recompute", recompute), weight_dtype=weight_dtype)
 
 
 def rnn(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
         batch_first=False, nonlinearity="tanh", *, batch_sizes=None, lengths=None, reset=None, reset_hx=None, weight_dtype=None):
     """A stack of RNN layers, `nonlinearity` "tanh", "relu" or "sigmoid". Returns (output, h_n). Errors as in `lstm`; ValueError for
     another nonlinearity. Shapes at the top of this file."""
-    return _run(ops.rnn, "rnn", input, (hx,), params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
+    hx = _checked_states("rnn", input, hx)
+    return _run(ops.rnn, "rnn", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths,
                 reset, None if reset_hx is None else (reset_hx,), _checked_nonlinearity(nonlinearity), weight_dtype=weight_dtype)
 
 
 def lstm_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
-    """One LSTM step, as torch.lstm_cell: input [B, I], hx = (h [B, H], c [B, H]) -> (h, c)."""
-    _, h, c = _run_cell(ops.lstm, "state", input, hx, w_ih, w_hh, b_ih, b_hh, False)
+    """One LSTM step, as torch.lstm_cell. Returns (h, c), each [B, H].
+
+    input       [B, I]
+    hx          (h [B, H], c [B, H])
+    w_ih, w_hh  [G*H, I], [G*H, H], G = 4 gates in the order i f g o
+    b_ih, b_hh  [G*H], or None for zero
+
+    Dtypes as of `lstm`. TypeError for what is no tensor; RuntimeError for sizes, dtypes and devices that do not fit.
+    """
+    _, h, c = _run_cell(ops.lstm, "state", input, _checked_states("lstm_cell", input, hx, 2), w_ih, w_hh, b_ih, b_hh, False)
     return h.squeeze(0), c.squeeze(0)
 
 
 def gru_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None, reset_after=True):
-    """One GRU step, as torch.gru_cell: input [B, I], hx [B, H] -> h [B, H]. reset_after as in `gru`."""
-    op = ops.gru if reset_after else ops.gru_reset_before
-    return _run_cell(op, "state", input, (hx,), w_ih, w_hh, b_ih, b_hh, False)[1].squeeze(0)
+    """One GRU step, as torch.gru_cell. Returns h [B, H].
+
+    hx is a tensor [B, H], G = 3 gates in the order r z n, reset_after as in `gru`; all else as of `lstm_cell`.
+    """
+    op = ops.gru if checked_bool("reset_after", reset_after) else ops.gru_reset_before
+    return _run_cell(op, "state", input, _checked_states("gru_cell", input, hx), w_ih, w_hh, b_ih, b_hh, False)[1].squeeze(0)
 
 
 def rnn_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
-    """One RNN step, as torch.rnn_tanh_cell or torch.rnn_relu_cell, or with sigmoid: input [B, I], hx [B, H] -> h [B, H]."""
-    return _run_cell(ops.rnn, "rnn", input, (hx,), w_ih, w_hh, b_ih, b_hh, _checked_nonlinearity(nonlinearity))[1].squeeze(0)
+    """One RNN step, as torch.rnn_tanh_cell or torch.rnn_relu_cell, or with nonlinearity="sigmoid". Returns h [B, H].
+
+    hx is a tensor [B, H], G = 1; all else as of `lstm_cell`. ValueError for another nonlinearity.
+    """
+    hx, nonlinearity = _checked_states("rnn_cell", input, hx), _checked_nonlinearity(nonlinearity)
+    return _run_cell(ops.rnn, "rnn", input, hx, w_ih, w_hh, b_ih, b_hh, nonlinearity)[1].squeeze(0)
 
 
 def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
          batch_sizes, lengths, reset, reset_hx, *extra, last_op=None, weight_dtype=None):
-    if lengths is not None:
-        _check_lengths(lengths, input, batch_first, batch_sizes)
     if input.dim() != (3 if batch_sizes is None else 2):  # the op would take a fourth for that of an ensemble
         raise RuntimeError(f"Expected input to be {3 if batch_sizes is None else 2}-D, got {input.dim()}-D")
+    if lengths is not None:
+        _check_lengths(lengths, input, batch_first, batch_sizes)
     _check_counts(states, params, has_biases, num_layers, bidirectional)
     _check_devices(input, states, params)
     reset_states = _reset_states(reset, reset_hx, input, states)
@@ -126,6 +149,22 @@ def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
 
     call = input.unsqueeze(0), [s.unsqueeze(0) for s in states], (w_ih, w_hh, b_ih, b_hh)
     return autocast.run(step, kind, *call) if autocast.enabled(input) else step(*call)
+
+
+def _checked_states(name, input, hx, n=1):
+    """hx as n tensors. Where it is not, or input is no tensor, the errors of torch.lstm, torch.gru_cell and so on."""
+    if not isinstance(input, torch.Tensor):
+        raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(input).__name__}")
+    if n == 1:
+        hx = (hx,)
+    elif not isinstance(hx, (tuple, list)):
+        raise TypeError(f"{name}(): argument 'hx' must be tuple of Tensors, not {type(hx).__name__}")
+    elif len(hx) != n:
+        raise RuntimeError(f"{name} expects two hidden states")
+    for s in hx:
+        if not isinstance(s, torch.Tensor):
+            raise TypeError(f"{name}(): argument 'hx' must be {'Tensor, not' if n == 1 else 'tuple of Tensors, not of'} {type(s).__name__}")
+    return hx
 
 
 def _checked_nonlinearity(nonlinearity):
@@ -206,7 +245,7 @@ def _check_lengths(lengths, input, batch_first, batch_sizes):
         raise ValueError(f"lengths must have shape [{B}], the batch size, got {list(lengths.shape)}")
     if lengths.device.type != "cpu" and lengths.device != input.device:
         raise ValueError(f"lengths must be on the CPU or on input's device {input.device}, got {lengths.device}")
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or is_batched(lengths):
-        return  # reading the values would synchronise, break the graph or leave the vmap; the op checks them
+    if lengths.device.type != "cpu" or isinstance(lengths, FakeTensor) or torch.compiler.is_compiling() or is_batched(lengths):
+        return  # there are no values, or reading them would synchronise, break the graph or leave the vmap; the op checks them
     if B and not 0 <= lengths.min().item() <= lengths.max().item() <= T:
         raise ValueError(f"lengths must lie in 0..{T}, the number of steps, got {lengths.tolist()}")

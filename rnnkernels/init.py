@@ -1,4 +1,4 @@
-"""Initialisations of recurrent layers, applied to every LSTM, GRU and RNN (and cell) in a module, which they return.
+"""Initialisations of recurrent layers, and an exchange of gates, applied to every LSTM, GRU and RNN (and cell) in a module, which they return.
 
     lstm = init.chrono(init.orthogonal(init.xavier(rnnkernels.LSTM(64, 128))), t_max=200)
 
@@ -16,9 +16,10 @@ import torch
 
 from .support import parameter_names
 
-__all__ = ["orthogonal", "xavier", "forget_bias", "chrono"]
+__all__ = ["orthogonal", "xavier", "forget_bias", "chrono", "flip_update_gate"]
 
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("h",)}  # torch.nn's order in memory
+_CELLS = {torch.nn.LSTMCell: "LSTM", torch.nn.GRUCell: "GRU", torch.nn.RNNCell: "RNN"}  # read here: patch_torch renames them
 
 
 @torch.no_grad()
@@ -49,10 +50,12 @@ def xavier(module, gain=1.0):
 
 @torch.no_grad()
 def forget_bias(module, value=1.0):
-    """LSTM: the bias of the forget gate, b_if + b_hf, is `value`: a new LSTM then remembers before it has learned to.
+    """LSTM: sets the bias of the forget gate, b_if + b_hf, to `value`.
 
-    Gers et al. 2000; Jozefowicz et al. 2015, "An empirical exploration of recurrent network architectures", who find
-    that 1 makes an LSTM as good as the best cells they searched for. A GRU has no forget gate: see `chrono`.
+    The gate is the part of c that a step keeps, at first about sigmoid(value): half with torch.nn's biases around 0, which loses
+    what a step stored within a few more, 0.73 with 1. Gers et al. 2000; Jozefowicz et al. 2015, "An empirical exploration of
+    recurrent network architectures", who find that 1 makes an LSTM as good as the best cells they searched for. A GRU has no
+    forget gate: see `chrono`.
     """
     for layer, biases in _biases(module, ("LSTM",)):
         _set_gate(layer, biases, "f", value)
@@ -79,16 +82,31 @@ def chrono(module, t_max):
     return module
 
 
+@torch.no_grad()
+def flip_update_gate(module):
+    """GRU: exchanges z and 1 - z.
+
+    torch.nn's state is h' = (1 - z) n + z h. For weights of a model that writes h' = (1 - z) h + z n (Cho et al. 2014 do, in one of their
+    papers): load them, then flip. 1 - sigmoid(a) = sigmoid(-a), so the gate's rows of all weights and biases change their sign.
+    """
+    found = _named(module, ("GRU",), "weight") + _named(module, ("GRU",), "bias", required=False)
+    for layer, parameter in {id(p): (layer, p) for layer, p in found}.values():  # once where layers share it
+        _gates(layer, parameter)[_GATES["GRU"].index("z")].neg_()
+    return module
+
+
 def _kind(layer):
     """LSTM, GRU or RNN for a layer or cell of torch.nn's or ours, None for another module."""
     if isinstance(layer, torch.nn.RNNBase):
         return layer.mode.split("_")[0]
-    cells = {torch.nn.LSTMCell: "LSTM", torch.nn.GRUCell: "GRU", torch.nn.RNNCell: "RNN"}
-    return next((kind for cell, kind in cells.items() if isinstance(layer, cell)), None)
+    return next((kind for cell, kind in _CELLS.items() if isinstance(layer, cell)), None)
 
 
 def _named(module, kinds, prefix, required=True):
-    """(layer, parameter) for all parameters whose names begin with `prefix`, of all layers of these kinds."""
+    """(layer, parameter) for all parameters whose names begin with `prefix`, of all layers of these kinds.
+
+    required  ValueError where a layer has none, or has None for one
+    """
     layers = [m for m in module.modules() if _kind(m) in kinds]
     if not layers:
         raise TypeError(
@@ -97,13 +115,12 @@ def _named(module, kinds, prefix, required=True):
     found = []
     for layer in layers:
         names = [name for name in parameter_names(layer) if name.startswith(prefix)]
-        if required and not names or any(getattr(layer, name) is None for name in names):
+        given = [name for name in names if getattr(layer, name) is not None]
+        if required and (not names or given != names):
             raise ValueError(f"{type(layer).__name__} has no {prefix}: build it with bias=True")
-        for name in names:
+        for name in given:
             if name not in layer._parameters:
-                raise ValueError(
-                    f"{name} is computed by a parametrization: initialise {type(layer).__name__} before it is added"
-                )
+                raise ValueError(f"{name} is computed by a parametrization: call this before it is added to the {_kind(layer)}")
             found.append((layer, layer._parameters[name]))
     return found
 

@@ -7,7 +7,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import dynamo, functional
 from .extension import _C
-from .support import ResetAfter, decline, fits, read_parameters
+from .options import Recompute, ResetAfter
+from .support import decline, fits, read_parameters, state_widths
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -18,7 +19,6 @@ class _Fused:
     Whatever does not fit the kernels goes to `super().forward`, so that torch.nn refuses it in its own words.
     """
 
-    recompute = False  # an instance has the attribute only where it is True
     _has_cells = False
 
     def forward(self, input, hx=None, *, lengths=None, reset=None, reset_hx=None, return_cells=False):
@@ -58,8 +58,8 @@ class _Fused:
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, states, self._flat_weights_names, weights):
             given = {"lengths": lengths, "reset": reset, "reset_hx": reset_hx, **own}
-            beyond = [name for name, value in given.items() if value is not None] + self._beyond_torch_nn()
-            return decline(lambda: super(_Fused, self).forward(input, hx), x, beyond)
+            asked = [name for name, value in given.items() if value is not None]
+            return decline(lambda module: super(_Fused, module).forward(input, hx), self, x, asked)
         if order is not None and hx is not None:
             states = [s.index_select(1, order) for s in states]
         if reset is not None:
@@ -99,7 +99,7 @@ class _Fused:
     def _states(self, x, batch, hx, unbatched):
         """hx as a sequence of [L*D, B, *], zeros when not given; None where torch.nn would refuse it."""
         rows = self.num_layers * (2 if self.bidirectional else 1)
-        widths = self._state_widths()
+        widths = state_widths(self)
         if hx is None:
             zeros = torch.zeros(rows, batch, widths[0], dtype=x.dtype, device=x.device)
             if len(widths) == 1:
@@ -135,10 +135,6 @@ class _Fused:
             tensors = [s if s.shape[1] == 1 else s.index_select(1, order) for s in tensors]
         return reset, (tensors[0] if len(states) == 1 else tuple(tensors))
 
-    def _beyond_torch_nn(self):
-        """Names of this module's options that torch.nn would ignore."""
-        return []
-
     def _load_from_state_dict(self, *args, **kwargs):
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         if swaps:  # torch.nn's weak references forbid it; its own _apply drops them in the same way
@@ -159,19 +155,7 @@ def _data_of_same_rows(packed, other):
     return packed.data
 
 
-class _Recomputing(_Fused):
-    """What an LSTM and a GRU have in common: gates that need not be kept."""
-
-    def __init__(self, *args, recompute=False, **kwargs):
-        super().__init__(*args, **kwargs)
-        if recompute:
-            self.recompute = True
-
-    def extra_repr(self):
-        return super().extra_repr() + (", recompute=True" if self.recompute else "")
-
-
-class LSTM(_Recomputing, torch.nn.LSTM):
+class LSTM(Recompute, _Fused, torch.nn.LSTM):
     """torch.nn.LSTM, with `forward` in fused kernels and keywords of its own. Same constructor, state_dict and repr.
 
     recompute=True, a keyword of our own: training keeps only h and c of each step, and the backward pass computes the gates again.
@@ -182,14 +166,11 @@ class LSTM(_Recomputing, torch.nn.LSTM):
     __module__ = "rnnkernels"  # pickles name the public path, not this file
     _has_cells = True
 
-    def _state_widths(self):
-        return (self.proj_size or self.hidden_size), self.hidden_size
-
     def _run(self, x, states, weights, options):
         return functional.lstm(x, states, weights, *self._flags(), **options, recompute=self.recompute)
 
 
-class GRU(ResetAfter, _Recomputing, torch.nn.GRU):
+class GRU(ResetAfter, Recompute, _Fused, torch.nn.GRU):
     """torch.nn.GRU, with `forward` in fused kernels and keywords of its own. Same constructor, state_dict and repr.
 
     recompute=True as of `LSTM`: training keeps only h.
@@ -198,9 +179,6 @@ class GRU(ResetAfter, _Recomputing, torch.nn.GRU):
     """
 
     __module__ = "rnnkernels"
-
-    def _state_widths(self):
-        return (self.hidden_size,)
 
     def _run(self, x, states, weights, options):
         return functional.gru(x, states[0], weights, *self._flags(), **options, recompute=self.recompute, reset_after=self.reset_after)
@@ -225,14 +203,20 @@ class RNN(_Fused, torch.nn.RNN):
     def extra_repr(self):
         return super().extra_repr() + (", nonlinearity=sigmoid" if self.mode == "RNN_SIGMOID" else "")
 
-    def _beyond_torch_nn(self):
-        return ["nonlinearity='sigmoid'"] if self.mode == "RNN_SIGMOID" else []
-
-    def _state_widths(self):
-        return (self.hidden_size,)
-
     def _run(self, x, states, weights, options):
         return functional.rnn(x, states[0], weights, *self._flags(), self.mode.removeprefix("RNN_").lower(), **options)
+
+
+_MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU", "RNN_SIGMOID")
+_FORWARDS = {cls.forward for cls in (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN, _Fused)}
+
+
+def check_layer(module, reader):
+    """TypeError unless `module` is an LSTM, GRU or RNN with torch.nn's forward or ours, for `reader` runs its parameters without it."""
+    if not isinstance(module, torch.nn.RNNBase) or module.mode not in _MODES:
+        raise TypeError(f"{reader}: expected an LSTM, GRU or RNN module, got {type(module).__name__}")
+    if type(module).forward not in _FORWARDS:
+        raise TypeError(f"{reader}: {type(module).__name__} has a forward of its own, which {reader} does not run")
 
 
 dynamo.trace(_Fused)

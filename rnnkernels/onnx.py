@@ -38,8 +38,9 @@ def layer(name, *args):
     by_gate = lambda w: torch.cat([w[g * H : (g + 1) * H] for g in _GATES[name]])
     stacked = lambda tensors: torch.stack([by_gate(w) for w in tensors])
     biases = None
-    if directions[0][2] is not None:
-        biases = torch.cat([stacked(w[k] for w in directions) for k in (2, 3)], 1)
+    if any(w[k] is not None for w in directions for k in (2, 3)):  # a cell may have one of them
+        bias = lambda w, k: w[0].new_zeros(w[0].shape[0]) if w[k] is None else w[k]
+        biases = torch.cat([stacked(bias(w, k) for w in directions) for k in (2, 3)], 1)
     attributes = {"hidden_size": H, "direction": "bidirectional" if len(directions) == 2 else "forward"}
     if name.startswith("gru"):
         attributes["linear_before_reset"] = int(name == "gru")

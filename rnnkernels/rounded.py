@@ -11,16 +11,22 @@ from . import transforms
 from .derivatives import WEIGHTS
 from .extension import _C
 
-__all__ = ["check", "layer"]
+__all__ = ["check", "layer", "rounds"]
 
 
-def check(weight_dtype, params):
-    """Whether to round. ValueError for another pair of dtypes than torch.bfloat16 for float32 `params`; RuntimeError where they need a gradient."""
-    dtype = params[0].dtype
+def rounds(weight_dtype, dtype):
+    """Whether parameters of `dtype` are to be rounded. ValueError for another pair than torch.bfloat16 and torch.float32, or the same twice."""
     if weight_dtype in (None, dtype):
         return False
     if (weight_dtype, dtype) != (torch.bfloat16, torch.float32):
         raise ValueError(f"expected weight_dtype torch.bfloat16 and torch.float32 parameters, got {weight_dtype} and {dtype}")
+    return True
+
+
+def check(weight_dtype, params):
+    """Whether to round the params of a call. ValueError as of `rounds`; RuntimeError where they need a gradient."""
+    if not rounds(weight_dtype, params[0].dtype):
+        return False
     if torch.is_grad_enabled() and any(p.requires_grad for p in params):
         raise RuntimeError("weight_dtype is for inference: call this under torch.no_grad() or torch.inference_mode()")
     return True

@@ -1,9 +1,13 @@
-"""What layers and cells share: which calls the kernels take, for every other goes to torch.nn, which runs it or raises its own error; and an option."""
+"""What layers and cells share: how their parameters are read, whether the kernels can run a call, and what becomes of it if they cannot.
+
+Such a call goes to the forward of torch.nn, which runs it (a dtype or device without kernels) or raises its own error (bad input).
+"""
 
 import torch
 
 from . import autocast, fallback
 from .extension import DEVICES, DTYPES
+from .options import SIGMOID, beyond_torch_nn
 
 
 def fits(x, states, names, weights):
@@ -39,40 +43,41 @@ def read_parameters(module, names):
         return [getattr(module, name) for name in names]
 
 
-def decline(forward, x, beyond):
-    """Leaves a call to torch.nn's `forward`, which runs it or raises its own error.
+def state_widths(module):
+    """The columns of a layer's states: of h and, for an LSTM, of c."""
+    P = module.proj_size or module.hidden_size
+    return (P, module.hidden_size) if module.mode == "LSTM" else (P,)
 
-    beyond  names of what the call asks for that torch.nn does not have: ValueError where it would run without them
+
+def plain_class(module):
+    """The class of a module, looking through the one that torch.nn.utils.parametrize puts on top."""
+    cls = type(module)
+    return cls.__bases__[0] if torch.nn.utils.parametrize.is_parametrized(module) else cls
+
+
+def twin(module, **attributes):
+    """A module that shares everything with `module` but these attributes. What is set on one of them later, the other does not see."""
+    other = object.__new__(type(module))
+    vars(other).update(vars(module) | attributes)
+    return other
+
+
+def decline(forward, module, x, asked=()):
+    """Leaves a call to torch.nn: forward(module) runs it or raises torch.nn's own error.
+
+    asked  names of what the call asks for that torch.nn does not have. With any of these, or options of such a kind, a call that
+           torch.nn would run without them is a ValueError
     """
     note_unsupported(x)
+    beyond = [*asked, *beyond_torch_nn(module)]
     if not beyond:
-        return forward()
-    try:
-        forward()
-    except AssertionError:  # a mode that torch.nn does not know
-        pass
-    raise ValueError(f"{' and '.join(beyond)} needs one of {', '.join(sorted(map(str, DTYPES)))} on {', '.join(sorted(DEVICES))}, "
-                     f"got {x.dtype} on {x.device.type}")
+        return forward(module)
+    forward(twin(module, mode="RNN_TANH", nonlinearity="tanh") if SIGMOID in beyond else module)  # torch.nn must know its options
+    raise ValueError(f"{' and '.join(beyond)} needs input, states and parameters of one dtype, one of {', '.join(sorted(map(str, DTYPES)))}, "
+                     f"on {' or '.join(sorted(DEVICES - {'meta'}))}; got input of {x.dtype} on {x.device.type}")
 
 
 def note_unsupported(x):
     """Tells, once, that x has a device or dtype without kernels. An x that has them was refused as an error: nothing to tell."""
     if x.device.type not in DEVICES or x.dtype not in DTYPES and (x.is_floating_point() or x.is_complex()):
         fallback.note(f"no kernel for {x.dtype} on {x.device.type}: torch.nn runs instead")
-
-
-class ResetAfter:
-    """The option reset_after of a GRU and a GRUCell; it stands first among their bases."""
-
-    reset_after = True  # an instance has the attribute only where it is False
-
-    def __init__(self, *args, reset_after=True, **kwargs):
-        super().__init__(*args, **kwargs)
-        if not reset_after:
-            self.reset_after = False
-
-    def extra_repr(self):
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
-
-    def _beyond_torch_nn(self):
-        return [] if self.reset_after else ["reset_after=False"]

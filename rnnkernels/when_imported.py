@@ -1,7 +1,6 @@
 """Acting on a module of torch's that takes long to import, when and if somebody else imports it."""
 
 import importlib.abc
-import importlib.util
 import sys
 
 
@@ -10,27 +9,41 @@ def when_imported(name, action):
     if name in sys.modules:
         action(sys.modules[name])
     else:
-        sys.meta_path.insert(0, _Once(name, action))
+        sys.meta_path.insert(0, _Finder(name, action))
 
 
-class _Once(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds and loads one module as ever, then acts."""
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds one module as ever, for a loader that then acts. It stays until the module was loaded: who finds need not load."""
 
     def __init__(self, name, action):
         self.name, self.action = name, action
 
     def find_spec(self, name, path=None, target=None):
-        if name != self.name:
+        if name != self.name or self not in (finders := list(sys.meta_path)):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        self.loader, spec.loader = spec.loader, self
-        return spec
+        for finder in finders[finders.index(self) + 1 :]:  # others of our kind may stand among them
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                spec.loader = _Loader(spec.loader, self)
+                return spec
+        return None
+
+
+class _Loader(importlib.abc.Loader):
+    """`loader`, and then the finder's action."""
+
+    def __init__(self, loader, finder):
+        self.loader, self.finder = loader, finder
+
+    def __getattr__(self, name):  # source, resources and so on
+        return getattr(self.loader, name)
 
     def create_module(self, spec):
         return self.loader.create_module(spec)
 
     def exec_module(self, module):
-        self.loader.exec_module(module)
         module.__spec__.loader = module.__loader__ = self.loader
-        self.action(module)
+        self.loader.exec_module(module)
+        if self.finder in sys.meta_path:
+            sys.meta_path.remove(self.finder)
+            self.finder.action(module)

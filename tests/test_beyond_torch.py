@@ -188,6 +188,18 @@ def test_options_appear_and_travel():
             rnnkernels.revert(torch.nn.Sequential(module))
 
 
+def test_options_are_bools():
+    """As torch.nn's own: "no" would be taken for true."""
+    x, h, weights = torch.randn(5, 2, 3), torch.zeros(1, 2, 4), rnnkernels.GRU(3, 4)._flat_weights
+    for option in ("reset_after", "recompute"):
+        calls = [lambda **o: rnnkernels.GRU(3, 4, **o), lambda **o: functional.gru(x, h, weights, **o)]
+        calls.append((lambda **o: rnnkernels.LSTM(3, 4, **o)) if option == "recompute" else lambda **o: rnnkernels.GRUCell(3, 4, **o))
+        for call in calls:
+            for value in ("no", 1, None):
+                with pytest.raises(TypeError, match=f"{option} should be of type bool, got: {type(value).__name__}"):
+                    call(**{option: value})
+
+
 @pytest.mark.parametrize("option", [{"reset_after": False}, {}])
 def test_cells_are_a_layer_of_one_step(option):
     layer, cell = rnnkernels.GRU(3, 4, **option), rnnkernels.GRUCell(3, 4, **option)

@@ -1,5 +1,6 @@
 """torch.compile: one graph with one op per layer, for any T and B, in training too; torch.export, reloaded elsewhere."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import rnnkernels
 from cases import Case, Numbers
 from conftest import assert_close, needs_extension
+from rnnkernels.when_imported import when_imported
 
 pytestmark = needs_extension
 CELLS = ("LSTM", "GRU", "RNN_TANH")
@@ -192,3 +194,21 @@ def test_export(layout, tmp_path):
         torch.save(calls, tmp_path / f"{cell}.pt")
     done = subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path), *CELLS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_to_follow_an_import(tmp_path, monkeypatch):
+    """It follows the import, not a search for the module, and leaves no trace."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported_late.py").write_text("value = 1\n")
+    before, seen = list(sys.meta_path), []
+    for i in (1, 2):
+        when_imported("imported_late", lambda module, i=i: seen.append((i, module.value)))
+    assert importlib.util.find_spec("imported_late").loader.get_source("imported_late") == "value = 1\n" and not seen
+    module = importlib.import_module("imported_late")
+    assert sorted(seen) == [(1, 1), (2, 1)] and sys.meta_path == before
+    assert type(module.__loader__) is type(module.__spec__.loader) is type(importlib.util.find_spec("string").loader)
+    when_imported("no_such_module", seen.append)
+    assert importlib.util.find_spec("no_such_module") is None
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("no_such_module")

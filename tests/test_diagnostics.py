@@ -1,11 +1,13 @@
 """gradient_flow: against autograd through torch.nn's cells and through one-step calls, and Jacobians multiplied out."""
 
+import re
+
 import pytest
 import torch
 
 import rnnkernels
 from rnnkernels import init
-from rnnkernels.diagnostics import gradient_flow
+from rnnkernels.diagnostics import GradientFlow, gradient_flow
 
 KINDS = {"LSTM": {}, "GRU": {}, "RNN": {}, "RELU": {"nonlinearity": "relu"}, "LSTM_PROJ": {"proj_size": 3}}
 T, B, I, H = 6, 2, 3, 5
@@ -122,6 +124,15 @@ def test_report_and_plot(capsys, tmp_path):
     assert len(figure.axes) == 2 and (tmp_path / "flow.png").stat().st_size > 5_000
 
 
+@pytest.mark.parametrize("kind", ("LSTM", "GRU"))
+@pytest.mark.parametrize("steps", (1, 2, 9))
+def test_advice_can_be_followed(kind, steps):
+    flow = GradientFlow(kind, ["layer 0"], gradient=torch.ones(1, steps), cell=None, jacobian=torch.zeros(1, steps))
+    t_max = int(re.search(r"vanishes: rnnkernels.init.chrono\(module, t_max=(\d+)\)", str(flow))[1])
+    assert t_max >= steps
+    init.chrono(build(kind), t_max)
+
+
 def test_layout_dtype_and_what_is_left_alone():
     module = rnnkernels.LSTM(I, H, 2, batch_first=True, dropout=0.5)  # in train(): no dropout all the same
     x, seen = torch.randn(B, T, I), []
@@ -150,6 +161,9 @@ def test_errors():
     module, x = rnnkernels.GRU(I, H), torch.randn(T, B, I)
     with pytest.raises(TypeError, match="got Linear"):
         gradient_flow(torch.nn.Linear(2, 2), x, torch.sum)
+    scaled = type("Scaled", (torch.nn.GRU,), {"forward": lambda self, x: super().forward(2 * x)})(I, H)
+    with pytest.raises(TypeError, match="Scaled has a forward of its own, which gradient_flow does not run"):
+        gradient_flow(scaled, x, torch.sum)
     for bad in (x[0], x[..., :2], x[:0]):
         with pytest.raises(ValueError, match=r"x must be \[T, B, 3\]"):
             gradient_flow(module, bad, torch.sum)

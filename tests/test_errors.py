@@ -1,5 +1,6 @@
 """Bad input raises torch.nn's exception type and text; what we do not build runs in torch.nn with one warning."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -87,6 +88,24 @@ def test_cells_raise_what_torch_raises(cell, name):
     assert outcome(ours, args) == expected
 
 
+@pytest.mark.parametrize("kind, name", [("RNN", name) for name in BAD_INPUT] + [("RNNCell", name) for name in BAD_CELL_INPUT])
+def test_an_rnn_with_sigmoid_raises_what_one_with_tanh_raises(kind, name):
+    args = (BAD_INPUT if kind == "RNN" else BAD_CELL_INPUT)[name](torch.randn)
+    options = {"num_layers": 2} if kind == "RNN" else {}
+    expected = outcome(getattr(torch.nn, kind)(3, 4, **options), args)
+    assert outcome(getattr(rnnkernels, kind)(3, 4, nonlinearity="sigmoid", **options), args) == expected
+
+
+@pytest.mark.parametrize("kind", ("RNN", "RNNCell", "GRU", "GRUCell"))
+def test_what_torch_would_run_without_an_option_is_refused(kind):
+    option = {"nonlinearity": "sigmoid"} if "RNN" in kind else {"reset_after": False}
+    module, z = getattr(rnnkernels, kind)(3, 4, **option, dtype=torch.cfloat), x if "Cell" not in kind else x[0]
+    before = dict(vars(module))
+    with pytest.warns(RuntimeWarning, match="no kernel"), pytest.raises(ValueError, match=f"{[*option][0]}=.* needs .* on cpu; got input of"):
+        module(z.to(torch.cfloat))
+    assert vars(module) == before
+
+
 @pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
 def test_constructors_raise_what_torch_raises(cell):
     for args, kwargs in (((0, 4), {}), ((3, 0), {}), ((3, 4), {"dropout": 2}), ((3, 4), {"bias": 1}), ((3, 4), {"proj_size": 4}),
@@ -129,6 +148,26 @@ def test_functional_refuses_a_wrong_number_of_parameters_or_states():
 def test_functional_refuses_input_of_another_rank(shape):
     with pytest.raises(RuntimeError, match=f"input to be 3-D, got {len(shape)}-D"):
         rnnkernels.functional.gru(torch.randn(shape), torch.zeros(1, 2, 4), rnnkernels.GRU(3, 4)._flat_weights)
+
+
+@pytest.mark.parametrize("name", ("lstm", "lstm_cell", "gru", "gru_cell"))
+def test_functional_refuses_other_states_and_input_as_torch_does(name):
+    kind = {"lstm": "LSTM", "gru": "GRU"}[name[:-5] if "cell" in name else name]
+    weights = [w.detach() for w in getattr(torch.nn, kind)(3, 4).parameters()]
+    h, flags = torch.zeros(1, 2, 4), (True, 1, 0.0, False, False, False)
+    input, h, rest = (x[0], h[0], weights) if "cell" in name else (x, h, [weights, *flags])
+    good = (h, h) if kind == "LSTM" else h
+    for args in ((input, (h,)), (input, (h, h, h)), (input, 3), (input, None), (input, (None, None)), ([1.0], good), (input, h), (input, (h, h))):
+        expected, ours = (outcome(getattr(place, name), (*args, *rest)) for place in (torch, rnnkernels.functional))
+        assert (ours and ours[0]) is (expected and expected[0])
+        if expected and ("two hidden" in expected[1] or "argument '" in expected[1]):  # else it lists the signatures of torch's own
+            assert ours[1] == re.sub(r" \(position \d\)", "", expected[1])
+
+
+@pytest.mark.parametrize("lengths", (None, torch.tensor([1, 2])), ids=("full", "lengths"))
+def test_functional_refuses_input_of_another_rank_beside_lengths(lengths):
+    with pytest.raises(RuntimeError, match="input to be 3-D, got 1-D"):
+        rnnkernels.functional.gru(x[0, 0], torch.zeros(1, 2, 4), rnnkernels.GRU(3, 4)._flat_weights, lengths=lengths)
 
 
 def python(code):

@@ -131,3 +131,26 @@ def test_errors():
     normed = torch.nn.utils.parametrizations.weight_norm(rnnkernels.LSTM(3, 4), "weight_hh_l0")
     with pytest.raises(ValueError, match="weight_hh_l0 is computed"):
         init.orthogonal(normed)
+
+
+@pytest.mark.parametrize("cell", (False, True))
+def test_modules_built_before_patch_torch(cell):
+    for function, kind in ((init.forget_bias, "LSTM"), (init.flip_update_gate, "GRU"), (init.orthogonal, "RNN")):
+        module = build(torch.nn, kind, cell)
+        with rnnkernels.patch_torch():
+            assert changed(module, function)
+
+
+def test_flip_update_gate_of_a_whole_model():
+    """Each parameter once, also one that two layers share, and of a cell the biases that are there."""
+    model = torch.nn.ModuleList([rnnkernels.GRU(7, 16), torch.nn.GRU(7, 16, bias=False), torch.nn.GRUCell(7, 16), rnnkernels.LSTM(7, 16)])
+    model[1].weight_hh_l0, model[2].bias_hh = model[0].weight_hh_l0, None
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    assert rnnkernels.flip_update_gate is init.flip_update_gate and init.flip_update_gate(model) is model
+    for name, p in model.named_parameters():
+        flipped = before[name].clone()
+        if not name.startswith("3."):
+            flipped[16:32] *= -1
+        assert torch.equal(p, flipped), name
+    with pytest.raises(TypeError, match="expected GRU layers"):
+        init.flip_update_gate(model[3])

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import rnnkernels
 from cases import CELLS, Case, Numbers, call_reference, check, random
-from conftest import assert_close
+from conftest import assert_close, needs_extension
 from rnnkernels import functional
 
 LENGTHS = ((5, 0, 3, 1), (0, 0, 5, 2), (0, 0, 0, 0), (5, 5, 5, 5), (1, 2, 3, 4))
@@ -103,3 +104,14 @@ def test_bad_input_beside_lengths_is_torchs_error():
     with pytest.raises(ValueError, match="lengths needs"):
         with pytest.warns(RuntimeWarning, match="complex"):
             rnnkernels.GRU(3, 5, dtype=torch.cfloat)(random((4, 2, 3), torch.cfloat), lengths=torch.tensor([1, 2]))
+
+
+@needs_extension
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_shapes_without_data(cell):
+    """Under a FakeTensorMode lengths have no values to check."""
+    with FakeTensorMode():
+        module, lengths = getattr(rnnkernels, cell)(3, 5), torch.tensor([1, 4])
+        assert module(torch.randn(4, 2, 3), lengths=lengths)[0].shape == (4, 2, 5)
+        with pytest.raises(ValueError, match="shape"):
+            module(torch.randn(4, 3, 3), lengths=lengths)

@@ -114,6 +114,17 @@ def test_export(cell, options, with_lengths):
             assert (a.detach() - torch.from_numpy(b)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("absent", ("bias_ih", "bias_hh"))
+def test_export_of_a_cell_with_one_bias(absent):
+    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    cell, x = rnnkernels.GRUCell(I, H).eval(), torch.randn(B, I)
+    setattr(cell, absent, None)
+    program = torch.onnx.export(cell, (x,), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    theirs = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    assert (cell(x).detach() - theirs).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("options, given, text", [
     ({"proj_size": 2}, {}, "no projection"),
     ({}, {"reset": torch.zeros(T, B, dtype=torch.bool)}, "no states that are set anew"),

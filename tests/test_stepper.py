@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 import rnnkernels
 from cases import CELLS, Case
@@ -17,6 +18,14 @@ from rnnkernels import Stepper, stepper as stepper_module
 
 pytestmark = pytest.mark.fast
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=(pytest.param(True, marks=needs_extension), False), ids=("kernels", "module"))
+def kernels(request, monkeypatch):
+    """Both ways of a Stepper: on kernels, and where there are none and the module's forward runs."""
+    if not request.param:
+        monkeypatch.setattr(stepper_module, "_C", None)
+    return request.param
 
 
 def run(stepper, xs):
@@ -49,12 +58,8 @@ def test_has_the_bits_of_the_sequence(cell, dtype, B, H, L, P, bias):
             assert torch.equal(run(stepper, xs), expected.to(dtype)), f"{threads} threads, built with {built_with}"
 
 
-@pytest.mark.parametrize("kernels", (pytest.param(True, marks=needs_extension), False))
 @pytest.mark.parametrize("cell", CELLS)
-def test_agrees_with_torch(cell, kernels, monkeypatch):
-    """On kernels, and where there are none and the module itself runs."""
-    if not kernels:
-        monkeypatch.setattr(stepper_module, "_C", None)
+def test_agrees_with_torch(cell, kernels):
     case = Case(cell, torch.float64, L=2, batch_first=True)
     module, xs = case.build(torch.nn), torch.randn(5, 4, 3, dtype=torch.float64)
     hx = torch.randn(2, 4, 17, dtype=torch.float64)
@@ -74,8 +79,7 @@ def test_agrees_with_torch(cell, kernels, monkeypatch):
     torch.testing.assert_close(run(stepper, xs), module(xs.transpose(0, 1), hx)[0].detach().transpose(0, 1), rtol=1e-12, atol=1e-12)
 
 
-@needs_extension
-def test_holds_packed_weights_until_refresh():
+def test_holds_packed_weights_until_refresh(kernels):
     module, x = rnnkernels.GRU(3, 5), torch.randn(1, 3)
     stepper = Stepper(module)
     before = stepper.step(x).clone()
@@ -117,24 +121,64 @@ def test_output_fed_back_as_input(cell):
     assert torch.equal(h, x[0])
 
 
-@needs_extension
-def test_parametrized_and_strided():
-    module = torch.nn.utils.parametrizations.weight_norm(rnnkernels.LSTM(3, 5), "weight_hh_l0")
+@pytest.mark.parametrize("package", (rnnkernels, torch.nn))
+@pytest.mark.parametrize("compute", (torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.weight_norm,
+                                     lambda module, name: prune.l1_unstructured(module, name, 0.5)), ids=("new", "old", "prune"))
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_computed_weights_and_strided_input(kernels, package, compute):
+    """The weights as they were last computed, which a later change of what they are computed from leaves alone."""
+    module = compute(package.LSTM(3, 5), "weight_hh_l0")
     xs = torch.randn(2, 4, 3)
     expected = module(xs.transpose(0, 1))[0].detach()
-    assert torch.equal(torch.stack([Stepper(module, 2).step(xs[:, 0])]), expected[:1])
+    stepper = Stepper(module, 2)
+    stepper.refresh()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(2)
+    result = run(stepper, xs.unbind(1))
+    torch.testing.assert_close(result, expected)
+    assert package is torch.nn or torch.equal(result, expected)
 
 
-@needs_extension
-def test_refuses_what_it_cannot_do():
+def test_a_module_in_training_drops_nothing_and_is_left_alone(kernels):
+    module = rnnkernels.LSTM(3, 5, 2, dropout=0.9)
+    module.register_forward_hook(lambda *args: pytest.fail("a hook ran"))
+    stepper, xs, before = Stepper(module), torch.randn(4, 1, 3), dict(vars(module))
+    results = run(stepper, xs)
+    assert module.training and vars(module) == before
+    torch.testing.assert_close(results, module.eval().forward(xs)[0].detach())
+
+
+def test_a_call_beside_another_is_refused(monkeypatch):
+    monkeypatch.setattr(stepper_module, "_C", None)
+    stepper, x = Stepper(rnnkernels.GRU(3, 5)), torch.randn(1, 3)
+    calls = [lambda: stepper.step(x), stepper.refresh, stepper.reset, lambda: stepper.hx]
+    with stepper._core._turn():
+        for call in calls:
+            with pytest.raises(RuntimeError, match="at work in another thread"):
+                call()
+    for call in calls:
+        call()
+
+
+@pytest.mark.parametrize("kind", ("LSTM", "GRU", "RNN"))
+def test_complex_numbers(kind):
+    """A dtype without kernels: torch.nn runs, with one warning."""
+    module, xs = getattr(rnnkernels, kind)(3, 5, 2, dtype=torch.cfloat), torch.randn(4, 2, 3, dtype=torch.cfloat)
+    with pytest.warns(RuntimeWarning, match="no kernel for torch.complex64"):
+        torch.testing.assert_close(run(Stepper(module, 2), xs), module(xs)[0].detach())
+
+
+def test_refuses_what_it_cannot_do(kernels):
     with pytest.raises(TypeError, match="expected an LSTM, GRU or RNN module, got Linear"):
         Stepper(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="forward of its own"):
         Stepper(type("Scaled", (torch.nn.GRU,), {"forward": lambda self, x: super().forward(2 * x)})(2, 3))
     empty = rnnkernels.LSTM(5, 7)
     empty._flat_weights_names = []
-    with pytest.raises(RuntimeError, match="expected 4 weights, got 0"):
-        Stepper(empty)
+    if kernels:
+        with pytest.raises(RuntimeError, match="expected 4 weights, got 0"):
+            Stepper(empty)
     with pytest.raises(ValueError, match="bidirectional"):
         Stepper(rnnkernels.GRU(2, 3, bidirectional=True))
     for batch_size in (0, -1, 1.0, None, True):
@@ -143,6 +187,9 @@ def test_refuses_what_it_cannot_do():
     for dtype, weight_dtype in ((torch.float64, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.float16), (torch.float32, "x")):
         with pytest.raises(ValueError, match="weight_dtype"):
             Stepper(rnnkernels.GRU(2, 3, dtype=dtype), weight_dtype=weight_dtype)
+    if not kernels:
+        with pytest.raises(ValueError, match="weight_dtype needs the kernels"):
+            Stepper(rnnkernels.GRU(2, 3), weight_dtype=torch.bfloat16)
     assert Stepper(rnnkernels.GRU(2, 3), weight_dtype=torch.float32).step(torch.zeros(1, 2)).shape == (1, 3)
     stepper = Stepper(rnnkernels.LSTM(2, 3), 4)
     good = torch.randn(4, 2)
@@ -162,19 +209,20 @@ def test_refuses_what_it_cannot_do():
         stepper.step(good, out=torch.empty(4, 3, requires_grad=True))
     with pytest.raises(NotImplementedError):
         stepper.reset((torch.ones(1, 4, 3), torch.ones(1, 4, 3, device="meta")))
-    for x in (None, 1.0, good.numpy()):
+    for x in (None, 1.0, [1.0], good.numpy()):
         with pytest.raises(TypeError):
             stepper.step(x)
     for hx in (torch.zeros(1, 4, 3), (torch.zeros(1, 4, 3),), (torch.zeros(1, 4, 3), torch.zeros(1, 3, 3)), (torch.zeros(1, 4, 3),) * 3, ()):
         with pytest.raises(ValueError, match="Stepper: expected states"):
             stepper.reset(hx)
+    with pytest.raises(TypeError, match="expected states to be tensors"):
+        stepper.reset((1.0, 2.0))
     assert all(map(torch.equal, stepper.hx, state))
     stepper.reset()
     assert torch.equal(stepper.step(good), first)
 
 
-@needs_extension
-def test_autograd_hears_of_an_overwritten_output():
+def test_autograd_hears_of_an_overwritten_output(kernels):
     stepper, head = Stepper(rnnkernels.GRU(3, 5)), torch.nn.Linear(5, 2)
     first = head(stepper.step(torch.randn(1, 3)))
     loss = (first + head(stepper.step(torch.randn(1, 3)))).sum()
@@ -182,8 +230,7 @@ def test_autograd_hears_of_an_overwritten_output():
         loss.backward()
 
 
-@needs_extension
-def test_a_returned_tensor_that_was_reshaped_is_refused():
+def test_a_returned_tensor_that_was_reshaped_is_refused(kernels):
     for spoil in (lambda t: t.squeeze_(0), lambda t: t.t_(), lambda t: setattr(t, "data", torch.empty(1))):
         stepper = Stepper(rnnkernels.GRU(3, 5))
         spoil(stepper.step(torch.randn(1, 3)))
@@ -191,8 +238,7 @@ def test_a_returned_tensor_that_was_reshaped_is_refused():
             stepper.step(torch.randn(1, 3))
 
 
-@needs_extension
-def test_built_in_inference_mode():
+def test_built_in_inference_mode(kernels):
     with torch.inference_mode():
         stepper = Stepper(rnnkernels.LSTM(3, 5))
         first = stepper.step(torch.ones(1, 3)).clone()
@@ -200,8 +246,7 @@ def test_built_in_inference_mode():
     assert torch.equal(stepper.step(torch.ones(1, 3)), first)
 
 
-@needs_extension
-def test_many_threads_on_one_stepper():
+def test_many_threads_on_one_stepper(kernels):
     stepper, x = Stepper(rnnkernels.GRU(64, 64)), torch.randn(1, 64)
     unexpected = []
 
