@@ -2,18 +2,21 @@
 
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
 
 import rnnkernels
 from cases import random
-from conftest import assert_close
+from conftest import assert_close, needs_extension
 from rnnkernels import functional, reference
 
 CELLS = ("LSTMCell", "GRUCell", "RNNCell", "RNNCell relu")
+NEW = ("GRUCell before", "RNNCell sigmoid")  # torch.nn has no such
+OPTIONS = {"RNNCell relu": {"nonlinearity": "relu"}, "RNNCell sigmoid": {"nonlinearity": "sigmoid"},
+           "GRUCell before": {"reset_after": False}}
 
 
 def build(package, cell, I, H, bias=True, dtype=torch.float64):
-    name, *nonlinearity = cell.split()
-    return getattr(package, name)(I, H, bias, *nonlinearity, dtype=dtype)
+    return getattr(package, cell.split()[0])(I, H, bias, **OPTIONS.get(cell, {}), dtype=dtype)
 
 
 def evaluate(call, x, hx, leaves):
@@ -25,34 +28,35 @@ def evaluate(call, x, hx, leaves):
     return outputs + list(torch.autograd.grad(outputs, leaves, seeds))
 
 
-def run(module, numbers, shape, cell, with_hx, reference_cell=None):
+def run(module, numbers, cell, with_hx, by_reference=False):
     dtype = module.weight_ih.dtype
     x, h, c = [n.to(dtype).requires_grad_() for n in numbers]
     hx = None if not with_hx else (h, c) if "LSTM" in cell else h
     leaves = [x, *([] if hx is None else hx if isinstance(hx, tuple) else [hx]), *module.parameters()]
     call = module
-    if reference_cell is not None:
+    if by_reference:
+        reference_cell = getattr(reference, cell.split()[0].lower().replace("cell", "_cell"))
         zeros = x.new_zeros(*x.shape[:-1], module.hidden_size)
-        extra = ("relu" if "relu" in cell else "tanh",) if "RNN" in cell else ()
         weights = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
         default = (zeros, zeros) if "LSTM" in cell else zeros
-        call = lambda x, hx: reference_cell(x, default if hx is None else hx, *weights, *extra)
+        call = lambda x, hx: reference_cell(x, default if hx is None else hx, *weights, **OPTIONS.get(cell, {}))
     return evaluate(call, x, hx, leaves)
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CELLS + NEW)
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16, torch.float16))
 @pytest.mark.parametrize("shape", ((4,), (1,), (0,), ()), ids=("batch", "one", "empty", "unbatched"))
 def test_equals_reference(cell, dtype, shape):
     for bias, with_hx, H in ((True, True, 17), (False, True, 5), (True, False, 33)):
-        ours, theirs = (build(package, cell, 3, H, bias, dtype) for package in (rnnkernels, torch.nn))
+        packages = rnnkernels, rnnkernels if cell in NEW else torch.nn
+        ours, theirs = (build(package, cell, 3, H, bias, dtype) for package in packages)
         weights = {k: random(v.shape, dtype) * 0.4 for k, v in ours.state_dict().items()}
         numbers = [random((*shape, n), dtype) for n in (3, H, H)]
         for module in (ours, theirs):
             module.load_state_dict(weights)
-        results = run(ours, numbers, shape, cell, with_hx), run(theirs, numbers, shape, cell, with_hx)
-        exact = run(ours.double(), numbers, shape, cell, with_hx, getattr(reference, cell.split()[0].lower().replace("cell", "_cell")))
+        results = run(ours, numbers, cell, with_hx), run(theirs, numbers, cell, with_hx, cell in NEW)
+        exact = run(ours.double(), numbers, cell, with_hx, True)
         for a, b, c in zip(results[0], exact, results[1]):
             assert_close(a, b, c)
 
@@ -68,6 +72,30 @@ def test_no_columns(cell, I, H):
     assert_close(first(ours(x)), first(theirs(x)))
     first(ours(x)).sum().backward()
     assert all(p.grad.shape == p.shape for p in ours.parameters())
+
+
+@needs_extension
+@pytest.mark.parametrize("cell", CELLS + NEW)
+def test_numerical_derivatives(cell):
+    """First and second order, also under vmap (is_grads_batched); then each argument alone, and all but each."""
+    module, states = build(rnnkernels, cell, 2, 3), 2 if "LSTM" in cell else 1
+    names = [name for name, _ in module.named_parameters()]
+
+    def call(x, *rest):
+        hx = rest[:states] if states == 2 else rest[0]
+        return torch.func.functional_call(module, dict(zip(names, rest[states:])), (x, hx))
+
+    leaves = [random((2, n), torch.float64).requires_grad_() for n in (2, 3, 3)[: 1 + states]] + list(module.parameters())
+    assert gradcheck(call, leaves, check_batched_grad=True, fast_mode=True)
+    assert gradgradcheck(call, leaves, check_batched_grad=True, fast_mode=True)
+    loss = lambda leaves: sum(o.pow(2).sum() for o in (call(*leaves) if states == 2 else (call(*leaves),)))
+    whole = torch.autograd.grad(loss(leaves), leaves)
+    for k in range(len(leaves)):
+        for wanted in ([k], [j for j in range(len(leaves)) if j != k]):
+            some = [leaf.detach().requires_grad_(j in wanted) for j, leaf in enumerate(leaves)]
+            loss(some).backward()
+            assert [leaf.grad is not None for leaf in some] == [j in wanted for j in range(len(leaves))]
+            assert all(torch.equal(some[j].grad, whole[j]) for j in wanted)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -14,6 +14,7 @@ from cases import CELLS, Case, Numbers, call_module
 from conftest import assert_close
 
 NAMES = ("LSTM", "GRU", "RNN")
+ALL_NAMES = (*NAMES, "LSTMCell", "GRUCell", "RNNCell")
 
 
 def twins(cell, *args, **kwargs):
@@ -27,8 +28,17 @@ def x64(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
+def output(module, *args):
+    result = module(*args)
+    return result[0] if isinstance(result, tuple) else result
+
+
+def input_for(cell):
+    return x64(2, 3) if cell.endswith("Cell") else x64(4, 2, 3)
+
+
 def same_output(ours, theirs, *args):
-    a, b = ours(*args)[0], theirs(*args)[0]
+    a, b = output(ours, *args), output(theirs, *args)
     assert_close(getattr(a, "data", a), getattr(b, "data", b).detach())
 
 
@@ -71,43 +81,64 @@ def test_pickles_name_the_public_path():
         assert f"crnnkernels\n{name}\n".encode() in pickle.dumps(getattr(rnnkernels, name)(2, 3), protocol=2)
 
 
-def test_checkpoint_from_before_proj_size():
-    ours, theirs = twins("LSTM", 3, 5)
+@pytest.mark.parametrize("cell", NAMES)
+def test_checkpoint_from_before_proj_size(cell):
+    ours, theirs = twins(cell, 3, 5)
     state = ours.__getstate__()
     del state["proj_size"]
-    old = rnnkernels.LSTM.__new__(rnnkernels.LSTM)
+    old = getattr(rnnkernels, cell).__new__(getattr(rnnkernels, cell))
     old.__setstate__(state)
     assert old.proj_size == 0
     same_output(old, theirs, x64(4, 2, 3))
 
 
-@pytest.mark.parametrize("cell", NAMES)
+@pytest.mark.parametrize("cell", ALL_NAMES)
 def test_replaced_weights(cell):
     """weight_norm, parametrize, functional_call, assignment and in-place writes through .data are all seen."""
-    x = x64(4, 2, 3)
+    x, suffix = input_for(cell), "" if cell.endswith("Cell") else "_l0"
+    w_ih, w_hh = f"weight_ih{suffix}", f"weight_hh{suffix}"
     ours, theirs = twins(cell, 3, 5)
     for module in (ours, theirs):
-        torch.nn.utils.weight_norm(module, "weight_hh_l0")
+        torch.nn.utils.weight_norm(module, w_ih)
         with torch.no_grad():
-            module.weight_hh_l0_g.mul_(1.5)
+            getattr(module, w_ih + "_g").mul_(1.5)
     same_output(ours, theirs, x)
-    ours(x)[0].sum().backward()
-    theirs(x)[0].sum().backward()
-    assert_close(ours.weight_hh_l0_v.grad, theirs.weight_hh_l0_v.grad)
+    output(ours, x).sum().backward()
+    output(theirs, x).sum().backward()
+    for name in (w_ih + "_v", w_ih + "_g", w_hh):
+        assert_close(getattr(ours, name).grad, getattr(theirs, name).grad)
 
     ours, theirs = twins(cell, 3, 5)
     for module in (ours, theirs):
-        parametrize.register_parametrization(module, "weight_hh_l0", Double())
+        parametrize.register_parametrization(module, w_ih, Double())
     same_output(ours, theirs, x)
     weights = {k: torch.randn_like(v) for k, v in getattr(torch.nn, cell)(3, 5, dtype=torch.float64).named_parameters()}
     ours, theirs = twins(cell, 3, 5)
-    a, b = (torch.func.functional_call(m, weights, (x,))[0] for m in (ours, theirs))
+    a, b = (output(lambda x: torch.func.functional_call(m, weights, (x,)), x) for m in (ours, theirs))
     assert_close(a, b)
     same_output(ours, theirs, x)
     for module in (ours, theirs):
-        module.weight_ih_l0 = torch.nn.Parameter(weights["weight_ih_l0"])
-        module.weight_hh_l0.data.copy_(weights["weight_hh_l0"])
+        setattr(module, w_hh, torch.nn.Parameter(weights[w_hh]))
+        getattr(module, w_ih).data.copy_(weights[w_ih])
     same_output(ours, theirs, x)
+
+
+@pytest.mark.parametrize("cell", ALL_NAMES)
+def test_weights_are_those_of_the_last_step(cell):
+    """Fused optimizers and load_state_dict write without a trace; nothing may hold what was there before."""
+    x = input_for(cell)
+    for optimizer in (torch.optim.SGD, torch.optim.Adam):
+        ours, theirs = twins(cell, 3, 5)
+        for module in (ours, theirs):
+            step = optimizer(module.parameters(), 0.1, fused=True)
+            for _ in range(3):
+                step.zero_grad()
+                output(module, x).pow(2).sum().backward()
+                step.step()
+        same_output(ours, theirs, x)
+        other = getattr(torch.nn, cell)(3, 5, dtype=torch.float64)
+        ours.load_state_dict(other.state_dict())
+        same_output(ours, other, x)
 
 
 class Double(torch.nn.Module):
@@ -115,16 +146,16 @@ class Double(torch.nn.Module):
         return 2 * w
 
 
-@pytest.mark.parametrize("cell", NAMES)
+@pytest.mark.parametrize("cell", ALL_NAMES)
 def test_hooks(cell):
     ours, theirs = twins(cell, 3, 5)
     seen = {ours: [], theirs: []}
     for module in (ours, theirs):
         module.register_forward_pre_hook(lambda m, args: (args[0] * 2,))
-        module.register_forward_hook(lambda m, args, out: (out[0] + 1, *out[1:]))
+        module.register_forward_hook(lambda m, args, out: (out[0] + 1, *out[1:]) if isinstance(out, tuple) else out + 1)
         module.register_full_backward_hook(lambda m, d_in, d_out: seen[m].extend([d_in[0], d_out[0]]))
-        x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(4, 2, 3).requires_grad_()
-        out, _ = module(x)
+        x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(*[4, 2] if cell in NAMES else [8], 3).requires_grad_()
+        out = output(module, x)
         out.pow(2).sum().backward()
         seen[module] += [out, x.grad]
     for a, b in zip(*seen.values(), strict=True):

@@ -102,9 +102,9 @@ def test_long(cell):
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.builds(Case, cell=st.sampled_from(CELLS), dtype=st.sampled_from(DTYPES[:2]), T=st.integers(1, 7), B=st.integers(1, 9),
-                 I=st.integers(1, 40), H=st.sampled_from((2, 3, 5, 17, 33, 127)), L=st.integers(1, 2), D=st.integers(1, 2),
+                 I=st.integers(1, 40), H=st.sampled_from((1, 2, 3, 5, 17, 33, 127)), L=st.integers(1, 2), D=st.integers(1, 2),
                  bias=st.booleans(), batch_first=st.booleans(), hx=st.booleans(), layout=st.sampled_from(LAYOUTS),
                  strided=st.booleans()), st.booleans())
 def test_any_shape(case, project):
     torch.manual_seed(case.H + 10 * case.T)
-    check(replace(case, P=case.H // 2) if project and case.is_lstm else case)
+    check(replace(case, P=case.H // 2) if project and case.is_lstm and case.H > 1 else case)

@@ -1,5 +1,6 @@
 """Bad input raises torch.nn's exception type and text; what we do not build runs in torch.nn with one warning."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,9 +8,11 @@ import warnings
 
 import pytest
 import torch
+from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import rnnkernels
+from conftest import needs_extension
 from rnnkernels import fallback
 
 pair = lambda *shape, **kw: (torch.randn(*shape, **kw), torch.randn(*shape, **kw))
@@ -253,3 +256,75 @@ def test_functional_refuses_weights_of_several_models():
         rnnkernels.functional.gru_cell(x, torch.zeros(2, 4), *cell.parameters())
     with pytest.raises(RuntimeError, match="Expected input and hx to be 2-D, got .2, 3. dimensions"):
         rnnkernels.functional.gru_cell(x[0], torch.zeros(1, 2, 4), *cell.parameters())
+
+
+GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn": 1}
+TOO_LARGE = {  # T, B, I, H: each below what torch counts in 64 bits
+    "T": (1 << 40, 1, 1, 1), "T * B * H": (1 << 17, 1 << 17, 1, 1 << 21), "I": (1, 1, 1 << 40, 1), "H": (1, 1, 1, 1 << 27),
+}
+
+
+@needs_extension
+@pytest.mark.parametrize("size", TOO_LARGE)
+@pytest.mark.parametrize("name", GATES)
+def test_a_layer_too_large_for_the_arithmetic_of_sizes(name, size):
+    (T, B, I, H), G = TOO_LARGE[size], GATES[name]
+    zero = lambda *shape: torch.zeros(()).expand(shape)  # takes no memory
+    out, states = zero(T, B, H), [zero(1, B, H)] * (2 if name == "lstm" else 1)
+    weights = [zero(G * H, I), zero(G * H, H), None, None, *[None] * (name == "lstm")]
+    flag = "tanh" if name == "rnn" else False
+    args = [zero(T, B, I), *states, *weights, *[None] * (len(weights) + len(states) + 3), flag]
+    saved = [zero(0)] * {"rnn": 0, "lstm": 2}.get(name, 1)
+    calls = {name: args, f"{name}_bwd": [out, *states, *args, out, *saved, 1]}
+    if name != "rnn":
+        calls[f"{name}_train"] = args
+    words = "the layer is too large: " + ("1099511627776 steps" if size == "T" else "T . B . 4 . H overflows")
+    for op, arguments in calls.items():
+        with pytest.raises(RuntimeError, match=words):
+            getattr(torch.ops.rnnkernels, op)(*arguments)
+    if name == "lstm" and size in ("T", "I"):
+        module = rnnkernels.LSTM(I, H, bias=False, device="meta")
+        with pytest.raises(RuntimeError, match=words):
+            functional_call(module, {"weight_ih_l0": weights[0], "weight_hh_l0": weights[1]}, (args[0],))
+
+
+@pytest.mark.parametrize("T, B", ((1 << 39, 2), (1, 1 << 50)))
+def test_a_batch_that_no_memory_holds(T, B):
+    x = torch.zeros(()).expand(T, B, 3)
+    for call in (lambda: rnnkernels.GRU(3, 4)(x), lambda: rnnkernels.GRUCell(3, 4)(x[0]) if T == 1 else rnnkernels.RNN(3, 4)(x)):
+        with pytest.raises((RuntimeError, ValueError, MemoryError)):
+            call()
+
+
+# glibc shall take memory from the system for each tensor, and give it back.
+ALLOCATION = """
+import resource, torch, rnnkernels
+torch.set_num_threads(1)
+x, d_out = torch.randn(100, 16, 64), torch.randn(100, 16, 64)
+used = lambda: int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = lambda most: resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+def fails(run, extra):
+    limit(used() + extra)
+    try: return bool(run() and False)
+    except (RuntimeError, MemoryError): return True
+    finally: limit(resource.RLIM_INFINITY)
+for layer in rnnkernels.LSTM(64, 64), rnnkernels.GRU(64, 64), rnnkernels.RNN(64, 64), rnnkernels.LSTM(64, 64, recompute=True):
+    run = lambda: torch.autograd.grad(layer(x)[0], list(layer.parameters()), d_out)
+    expected, failed = run(), []
+    for extra in range(0, 12 << 19, 1 << 19):
+        failed.append(fails(run, extra))
+        assert all(map(torch.equal, run(), expected))
+    assert failed[0] and not failed[-1], failed
+stepper = rnnkernels.Stepper(rnnkernels.LSTM(64, 512))
+expected = stepper.step(x[0, :1]).clone()
+stepper.reset()
+assert fails(lambda: stepper.refresh() or True, 0)
+assert torch.equal(stepper.step(x[0, :1]), expected)
+"""
+
+
+@needs_extension
+def test_where_memory_ends_an_exception_is_raised_and_the_next_call_is_right():
+    env = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run([sys.executable, "-c", ALLOCATION], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
