@@ -91,6 +91,16 @@ LayerOutputs run_stack(Tensor x, const Tensors& states, const Tensors& weights, 
   return {x, at::cat(h_n), has_cell_state(o.cell) ? at::cat(c_n) : Tensor(), {}, {}, {}};
 }
 
+// Nothing where an attribute was set to what torch.nn refuses, and shall refuse in its own words.
+std::optional<ModuleOptions> read_options(const ModuleReader& reader) {
+  try {
+    return reader.options();
+  } catch (const py::cast_error&) {
+  } catch (const c10::Error&) {
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 py::object run_module(py::handle module, py::handle input, py::handle hx) {
@@ -101,7 +111,9 @@ py::object run_module(py::handle module, py::handle input, py::handle hx) {
   const std::optional<int64_t> vmap = transformed ? only_vmap() : std::nullopt;
   if (transformed && !vmap) return py::none();
   const ModuleReader reader(module);
-  const ModuleOptions o = reader.options();
+  const std::optional<ModuleOptions> options = read_options(reader);
+  if (!options) return py::none();
+  const ModuleOptions& o = *options;
   if (x.size(2) != o.input_size || x.size(o.batch_first ? 1 : 0) == 0) return py::none();
   Tensors states, weights;
   const bool plain = reader.weights([&](const py::object& weight) { return unpack_like(x, weight, weights); });
