@@ -240,10 +240,10 @@ LaunchShape fused_shape(const Shape& s, int64_t rows, int64_t K, int units, bool
           follows && is_sm90()};
 }
 
-// Calls f(row_warps) of the tile for B rows.
+// Calls f(row_warps) of the tile for B rows, each warp 32 of them.
 template <class F>
 void with_row_warps(int64_t B, const F& f) {
-  B <= 64 ? f(std::integral_constant<int, 2>{}) : f(std::integral_constant<int, 4>{});
+  fused_tile_rows(B) == 64 ? f(std::integral_constant<int, 2>{}) : f(std::integral_constant<int, 4>{});
 }
 
 }  // namespace rnnk::cuda
