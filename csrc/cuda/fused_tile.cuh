@@ -180,7 +180,7 @@ class FusedTile {
       if (row >= count) continue;
       T* const there = to + row * stride + at;
       if (whole_) {
-        ptx::copy_async<16>(there, left > 0 ? from[i] + k : anywhere_, left > 0);
+        ptx::copy_async(there, left > 0 ? from[i] + k : anywhere_, left > 0);
       } else {
 #pragma unroll 1
         for (int v = 0; v < piece; ++v) there[v] = v < left ? from[i][k + v] : narrow<T>(0);
