@@ -180,7 +180,7 @@ class FusedTile {
       if (row >= count) continue;
       T* const there = to + row * stride + at;
       if (whole_) {
-        ptx::copy_async<16>(there, left > 0 ? from[i] + k : anywhere_, left > 0);
+        ptx::copy_async(there, left > 0 ? from[i] + k : anywhere_, left > 0);
       } else {
 #pragma unroll 1
         for (int v = 0; v < piece; ++v) there[v] = v < left ? from[i][k + v] : narrow<T>(0);
@@ -240,10 +240,10 @@ LaunchShape fused_shape(const Shape& s, int64_t rows, int64_t K, int units, bool
           follows && is_sm90()};
 }
 
-// Calls f(row_warps) of the tile for B rows.
+// Calls f(row_warps) of the tile for B rows, each warp 32 of them.
 template <class F>
 void with_row_warps(int64_t B, const F& f) {
-  B <= 64 ? f(std::integral_constant<int, 2>{}) : f(std::integral_constant<int, 4>{});
+  fused_tile_rows(B) == 64 ? f(std::integral_constant<int, 2>{}) : f(std::integral_constant<int, 4>{});
 }
 
 }  // namespace rnnk::cuda

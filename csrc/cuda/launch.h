@@ -4,10 +4,14 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 
 #include "cuda/per_device.h"
 
 namespace rnnk::cuda {
+
+// Of a grid in y and z; along x it may have 2^31 - 1 blocks.
+constexpr int64_t most_blocks_across = 65535;
 
 struct LaunchShape {
   dim3 grid, block;

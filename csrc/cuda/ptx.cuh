@@ -42,7 +42,7 @@ __device__ inline int fresh(int x) {
   return x;
 }
 
-// --- Words in global memory that blocks tell each other something with (ld, st, red: "Memory Consistency Model").
+// --- Words in global memory that blocks tell each other something with (ld, st: "Memory Consistency Model").
 
 __device__ inline uint32_t load_acquire(const uint32_t* from) {
   uint32_t value;
@@ -52,9 +52,6 @@ __device__ inline uint32_t load_acquire(const uint32_t* from) {
 // What this thread has seen or written before, and the threads that it has met at a barrier, is seen by who acquires the value.
 __device__ inline void store_release(uint32_t* to, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(value) : "memory");
-}
-__device__ inline void add_release(uint32_t* to, uint32_t value) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(value) : "memory");
 }
 // Built with RNNKERNELS_WATCHDOG it gives up after some seconds.
 template <class F>
@@ -71,15 +68,6 @@ __device__ void wait_until(const F& over) {
 __device__ inline void wait_at_least(const uint32_t* flag, uint32_t value) {
   wait_until([&] { return int32_t(load_acquire(flag) - value) >= 0; });
 }
-// 8 bytes that are written and read as one: a payload and the number of the step that it belongs to need no flag beside them.
-__device__ inline uint64_t load_relaxed(const uint64_t* from) {
-  uint64_t value;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(__cvta_generic_to_global(from)) : "memory");
-  return value;
-}
-__device__ inline void store_relaxed(uint64_t* to, uint64_t value) {
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "l"(value) : "memory");
-}
 
 // 16 bytes that another block wrote before it released what this one has acquired: never the L1's old ones.
 __device__ inline uint4 load_relaxed(const uint4* from) {
@@ -89,7 +77,7 @@ __device__ inline uint4 load_relaxed(const uint4* from) {
   return v;
 }
 
-// --- Clusters (%cluster_ctarank, %cluster_nctarank, barrier.cluster, mapa, ld, st), sm_90.
+// --- Clusters (%cluster_ctarank, %cluster_nctarank, barrier.cluster, mapa, ld), sm_90.
 
 __device__ inline unsigned cluster_rank() {
   unsigned rank = 0;
@@ -115,10 +103,6 @@ __device__ inline ClusterAddress cluster_address(const void* shared, unsigned ra
   RNNK_SM90(asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank)));
   return address;
 }
-__device__ inline void store_cluster(ClusterAddress to, uint32_t value) {
-  RNNK_SM90(asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory"));
-}
-
 __device__ inline float load_cluster(ClusterAddress from) {
   float value = 0;
   RNNK_SM90(asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory"));
@@ -133,14 +117,7 @@ __device__ inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
 }
 // After mbarrier_init and before the cluster barrier after which other blocks use it (fence.mbarrier_init).
 __device__ inline void fence_mbarrier_init() { RNNK_SM90(asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory")); }
-__device__ inline void mbarrier_arrive(uint64_t* barrier) {
-  RNNK_SM90(asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory"));
-}
-// Of any block of the cluster.
-__device__ inline void mbarrier_arrive(ClusterAddress barrier) {
-  RNNK_SM90(asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"));
-}
-// Arrives, and announces bytes that asynchronous copies or stores will bring in this phase.
+// Arrives, and announces bytes that asynchronous stores will bring in this phase.
 __device__ inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
   RNNK_SM90(asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory"));
 }
@@ -158,26 +135,17 @@ __device__ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
 
 // --- Copies that run while the thread goes on.
 
-// st.async, sm_90: the value and its number of bytes arrive together; `barrier` lies in the same block as `to`.
-__device__ inline void store_async(ClusterAddress to, uint32_t value, ClusterAddress barrier) {
-  RNNK_SM90(asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];"
-                         ::"r"(to), "r"(value), "r"(barrier) : "memory"));
-}
+// st.async, sm_90, not in a cluster of one block: the value and its number of bytes arrive together; `barrier` lies in the same block as `to`.
 __device__ inline void store_async(ClusterAddress to, uint4 v, ClusterAddress barrier) {
   RNNK_SM90(asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];"
                          ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier) : "memory"));
 }
 
-// cp.async: 4, 8 or 16 bytes from global memory to this block's shared memory; zeros where `valid` is false.
-template <int bytes>
-__device__ inline void copy_async(void* shared, const void* global, bool valid = true) {
-  static_assert(bytes == 4 || bytes == 8 || bytes == 16);
+// cp.async: 16 bytes from global memory to this block's shared memory, past the L1; zeros where `valid` is false.
+__device__ inline void copy_async(void* shared, const void* global, bool valid) {
   const uint32_t to = shared_address(shared);
   const size_t from = __cvta_generic_to_global(global);
-  if constexpr (bytes == 16)  // .cg keeps it out of the L1
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(bytes), "r"(valid ? bytes : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 // The thread's copies since the last commit become a group (cp.async.commit_group).
 __device__ inline void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -187,38 +155,13 @@ __device__ inline void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
 }
 
-// Between ordinary stores to this block's shared memory, mbarrier_init among them, and copy_bulk to the same place (fence.proxy.async), sm_90.
-__device__ inline void fence_bulk() { RNNK_SM90(asm volatile("fence.proxy.async.shared::cta;" ::: "memory")); }
-// cp.async.bulk, sm_90: one thread copies to this block's shared memory, a multiple of 16 bytes, all addresses too; `barrier` gets the bytes.
-__device__ inline void copy_bulk(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
-  const uint32_t to = shared_address(shared);
-  const size_t from = __cvta_generic_to_global(global);
-  RNNK_SM90(asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                         ::"r"(to), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory"));
-}
-
 // --- Matrix fragments. All 32 lanes of the warp together. "Matrix Fragments for mma.m16n8k16" and "... mma.m16n8k8" show who holds what.
 
-// ldmatrix: n (1, 2 or 4) matrices of 8 x 8 values of 16 bits. Lane 8 i + j gives the address of row j of matrix i, 16 bytes aligned to 16.
-// Lane l gets values 2 (l % 4) and the next of row l / 4 of each, or, transposed, of column l / 4.
-template <bool transposed = false, int n>
-__device__ inline void load_matrices(uint32_t (&r)[n], const void* row) {
-  static_assert(n == 1 || n == 2 || n == 4);
-  const uint32_t from = shared_address(row);
-  if constexpr (n == 1 && !transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r[0]) : "r"(from) : "memory");
-  else if constexpr (n == 1)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(r[0]) : "r"(from) : "memory");
-  else if constexpr (n == 2 && !transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(from) : "memory");
-  else if constexpr (n == 2)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(from) : "memory");
-  else if constexpr (!transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
+// ldmatrix: four matrices of 8 x 8 values of 16 bits. Lane 8 i + j gives the address of row j of matrix i, 16 bytes aligned to 16.
+// Lane l gets values 2 (l % 4) and the next of row l / 4 of each.
+__device__ inline void load_matrices(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
 }
 
 // mma.sync: c += a b, with a [16, k], b [k, 8], c [16, 8] in float32. T is __nv_bfloat16 or __half with k = 16 and two values in a word,
@@ -257,27 +200,3 @@ __device__ inline void grid_dependency_launch() { RNNK_SM90(asm volatile("gridde
 }  // namespace rnnk::cuda::ptx
 #undef RNNK_SM90
 #endif
-
-namespace rnnk::cuda {
-
-// A barrier of all threads of a cooperative launch, through a counter in global memory that is 0 at the start of the launch.
-class GridBarrier {
- public:
-  __device__ explicit GridBarrier(uint32_t* counter) : counter_(counter) {}
-
-  __device__ void arrive_and_wait() {
-    target_ += gridDim.x * gridDim.y * gridDim.z;
-    __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
-      ptx::add_release(counter_, 1);
-      ptx::wait_at_least(counter_, target_);
-    }
-    __syncthreads();
-  }
-
- private:
-  uint32_t* counter_;
-  uint32_t target_ = 0;
-};
-
-}  // namespace rnnk::cuda

@@ -17,7 +17,7 @@ inline LaunchShape over(int64_t columns, int64_t rows, int layers = 1) {
   while (x < block_threads && x < columns) x *= 2;
   while (x * y < block_threads && y < rows) y *= 2;
   const int64_t blocks = (rows + y - 1) / y;
-  return {dim3(unsigned((columns + x - 1) / x), unsigned(blocks < 65535 ? blocks : 65535), unsigned(layers)), dim3(x, y)};
+  return {dim3(unsigned((columns + x - 1) / x), unsigned(std::min(blocks, most_blocks_across)), unsigned(layers)), dim3(x, y)};
 }
 
 __device__ inline int64_t own_column() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }

@@ -5,6 +5,7 @@
 #include <limits>
 #include <optional>
 
+#include "cuda/launch.h"
 #include "cuda/tilings.h"
 #include "cuda/types.h"
 
@@ -76,7 +77,7 @@ inline bool fits(Regime regime, const Layer& p) {
   if (p.resets || p.with_cells || gated_count(p.cell)) return false;
   if (p.projected || p.type == Type::f64 || (p.type == Type::f32 && !p.tf32)) return false;
   if (p.shape.T * p.shape.B * p.shape.D > std::numeric_limits<int>::max()) return false;  // tokens, chunk after chunk of two directions
-  if (regime == Regime::r4) return true;
+  if (regime == Regime::r4) return p.shape.B <= most_blocks_across * fused_tile_rows(p.shape.B);
   const auto most = p.type == Type::f32 ? largest_units<float> : largest_units<__half>;
   return p.shape.H <= most(regime, p.cell, p.backward) && (regime != Regime::r2 || resident_tiles(p) > 0) &&
          (regime != Regime::r3 || resident_teams(p).count > 0);

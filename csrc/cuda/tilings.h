@@ -100,6 +100,9 @@ struct GridTilings<false, bytes> {
   using Backward = TilingList<ClusterTiling<128, 32, 104>>;
 };
 
+// R4. A tile has 64 rows of the batch, or, where there are more, 128.
+constexpr int64_t fused_tile_rows(int64_t B) { return B <= 64 ? 64 : 128; }
+
 // The largest H.
 template <class T, class... Tiles>
 constexpr int64_t capacity(TilingList<Tiles...>) {

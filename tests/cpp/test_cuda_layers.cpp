@@ -346,6 +346,9 @@ void test_choice() {
   is(choice(nullptr, 1020, half, false, 65), "R0", "rows that are no multiple of 16 bytes"), is(choice(nullptr, 1020, 0.f, true, 65), "R4", "of 4");
   is(choice(nullptr, 2048, half, false, 64), "R0", "too much for mma.sync"), is(choice(nullptr, 1024, half, false, 64, false, 1), "R0", "one step");
   is(choice(nullptr, 1024, 0.f, false, 64), "R0", "f32 at 64 rows"), is(choice("R4", 17, half, false, 1, false, 1), "R4", "R4 forced");
+  constexpr int64_t most_rows = int64_t(65535) * 128;
+  is(choice(nullptr, 4, 0.f, true, most_rows, false, 2), "R4", "as many rows as a grid has tiles for");
+  is(choice(nullptr, 4, 0.f, true, most_rows + 1, false, 2), "R0", "a row more"), is(choice("R4", 8, half, false, most_rows + 1), "none", "R4 forced");
   is(choice("R4", 64, 0., true), "none", "f64 for R4"), is(choice("R4", 64, half, false, 64, true), "none", "a projection for R4");
   is(choice("R0", 64, half, false), "R0", "R0 forced"), is(choice("R1", 64, half, false, 100000), "R1", "R1 forced");
   is(choice("R2", 64, half, false, 100000, false, 1), "R2", "R2 forced"), is(choice("R2", 64, 0.f, false), "none", "f32 for R2");

@@ -130,9 +130,8 @@ bool test_large_shared_memory() {
   return run(reverse, {dim3(1), dim3(256), words * 4}, in, out, int(words)) && equal(out.values(), reversed);
 }
 
-template <int bytes>
 bool test_copies() {
-  constexpr int words = bytes / 4, threads = 64, tiles = 7, n = threads * words * tiles - 3 * words;  // the last copies have nothing to read
+  constexpr int words = 4, threads = 64, tiles = 7, n = threads * words * tiles - 3 * words;  // the last copies have nothing to read
   const std::vector<uint32_t> x = some_words(n);
   std::vector<uint32_t> expected(threads);
   for (int i = 0; i < threads; ++i)
@@ -142,26 +141,7 @@ bool test_copies() {
         expected[i] = expected[i] * 31 + (at < n ? x[at] : 0);
       }
   Buffer<uint32_t> out(threads);
-  return run(copies<bytes>, {dim3(1), dim3(threads), 3 * threads * bytes}, Buffer<uint32_t>(x), out, n, tiles) && equal(out.values(), expected);
-}
-
-bool test_bulk_copies() {
-  constexpr int threads = 64, tiles = 9;
-  const std::vector<uint32_t> x = some_words(threads * tiles);
-  std::vector<uint32_t> expected(threads);
-  for (int i = 0; i < threads; ++i)
-    for (int t = 0; t < tiles; ++t) expected[i] = expected[i] * 31 + x[t * threads + threads - 1 - i];
-  Buffer<uint32_t> out(threads);
-  return run(bulk_copies, {dim3(1), dim3(threads), 128 + 2 * threads * 4}, Buffer<uint32_t>(x), out, tiles) && equal(out.values(), expected);
-}
-
-bool test_neighbours() {
-  constexpr unsigned ranks = 4, clusters = 2, threads = 32;
-  std::vector<uint32_t> expected;
-  for (unsigned block = 0; block < ranks * clusters; ++block)
-    for (unsigned i = 0; i < threads; ++i) expected.push_back(((block % ranks + ranks - 1) % ranks + block / ranks * ranks) * 1000 + i);
-  Buffer<uint32_t> out(expected.size());
-  return run(neighbours, {dim3(ranks * clusters), dim3(threads), 128 + threads * 4, ranks}, out) && equal(out.values(), expected);
+  return run(copies, {dim3(1), dim3(threads), 3 * threads * words * 4}, Buffer<uint32_t>(x), out, n, tiles) && equal(out.values(), expected);
 }
 
 bool test_gather() {
@@ -178,9 +158,8 @@ bool test_gather() {
   return run(gather, {dim3(ranks * clusters), dim3(threads), threads * 4, ranks}, Buffer<float>(x), out) && equal(out.values(), expected);
 }
 
-template <int values>
 bool test_exchange() {
-  constexpr unsigned ranks = 4, clusters = 2, threads = 32, width = ranks * threads * values, steps = 6;
+  constexpr unsigned ranks = 4, clusters = 2, threads = 32, values = 4, width = ranks * threads * values, steps = 6;
   std::vector<uint32_t> expected;
   for (unsigned c = 0; c < clusters; ++c) {
     std::vector<uint32_t> h(width), next(width);
@@ -190,7 +169,7 @@ bool test_exchange() {
     expected.insert(expected.end(), h.begin(), h.end());
   }
   Buffer<uint32_t> out(expected.size());
-  return run(exchange<values>, {dim3(ranks * clusters), dim3(threads), 128 + 2 * width * 4, ranks}, out, int(steps)) && equal(out.values(), expected);
+  return run(exchange, {dim3(ranks * clusters), dim3(threads), 128 + 2 * width * 4, ranks}, out, int(steps)) && equal(out.values(), expected);
 }
 
 bool test_flags() {
@@ -201,17 +180,6 @@ bool test_flags() {
   Buffer<uint32_t> data(expected.size());
   const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
   return run(chain, shape, data, Buffer<uint32_t>(std::vector<uint32_t>(2 * blocks)), int(steps)) && equal(data.values(), expected);
-}
-
-bool test_words() {
-  constexpr unsigned blocks = 4, threads = 40, n = blocks * threads, steps = 5;
-  std::vector<uint32_t> h(n), next(n);
-  for (unsigned i = 0; i < n; ++i) h[i] = i;
-  for (unsigned t = 0; t < steps; ++t, h = next)
-    for (unsigned i = 0; i < n; ++i) next[i] = h[(i + threads) % n] * 31 + h[(i + n - threads) % n];
-  Buffer<uint32_t> out(n);
-  const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
-  return run(words, shape, Buffer<uint64_t>(std::vector<uint64_t>(2 * n)), out, int(steps)) && equal(out.values(), h);
 }
 
 bool test_mail() {
@@ -231,30 +199,15 @@ bool test_mail() {
   return run(mail, shape, messages, Buffer<uint32_t>(std::vector<uint32_t>(blocks)), out, int(steps)) && equal(out.values(), expected);
 }
 
-bool test_grid_barrier() {
-  constexpr unsigned blocks = 5, threads = 40, n = blocks * threads, steps = 6;
-  std::vector<uint32_t> x = some_words(2 * n), expected = x;
-  for (unsigned t = 0; t < steps; ++t)
-    for (unsigned i = 0; i < n; ++i) {
-      const uint32_t* from = &expected[t % 2 * n];
-      expected[(t + 1) % 2 * n + i] = from[(i + 1) % n] * 31 + from[(i + n - 1) % n];
-    }
-  const Buffer<uint32_t> data(x);
-  const LaunchShape shape{dim3(blocks), dim3(threads), 0, 1, true};
-  return run(relax, shape, data, Buffer<uint32_t>(std::vector<uint32_t>(1)), int(steps)) && equal(data.values(), expected);
-}
-
-template <int n, bool transposed>
 bool test_load_matrices() {
   std::vector<uint32_t> expected;
   for (int lane = 0; lane < 32; ++lane)
-    for (int i = 0; i < n; ++i) {
-      const int row = lane / 4, column = lane % 4 * 2;
-      const int first = transposed ? column * 8 + row : row * 8 + column, second = transposed ? first + 8 : first + 1;
-      expected.push_back(uint32_t(i * 64 + first) | uint32_t(i * 64 + second) << 16);
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t first = uint32_t(i * 64 + lane / 4 * 8 + lane % 4 * 2);
+      expected.push_back(first | (first + 1) << 16);
     }
   Buffer<uint32_t> out(expected.size());
-  return run(load_all<n, transposed>, {dim3(1), dim3(32), 4 * 128}, out) && equal(out.values(), expected);
+  return run(load_all, {dim3(1), dim3(32), 4 * 128}, out) && equal(out.values(), expected);
 }
 
 template <class T>
@@ -308,25 +261,12 @@ const Test tests[] = {
     {"shared_memory, __syncthreads", false, test_block_sum},
     {"160 KB of shared memory", false, test_large_shared_memory},
     {"__shfl_sync, __shfl_up_sync, __shfl_down_sync, __shfl_xor_sync, __syncwarp", false, test_shuffles},
-    {"copy_async<4>, copy_commit, copy_wait", false, test_copies<4>},
-    {"copy_async<8>, copy_commit, copy_wait", false, test_copies<8>},
-    {"copy_async<16>, copy_commit, copy_wait", false, test_copies<16>},
-    {"copy_bulk, fence_bulk, mbarrier_init, mbarrier_arrive_expect, mbarrier_wait", true, test_bulk_copies},
-    {"cluster_rank, cluster_size, cluster_arrive, cluster_wait, cluster_address, store_cluster, mbarrier_arrive, fence_mbarrier_init", true,
-     test_neighbours},
-    {"load_cluster, cluster_address, cluster_arrive, cluster_wait", true, test_gather},
-    {"store_async of 4 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<1>},
-    {"store_async of 16 bytes, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange<4>},
+    {"copy_async, copy_commit, copy_wait", false, test_copies},
+    {"load_cluster, cluster_rank, cluster_size, cluster_address, cluster_arrive, cluster_wait", true, test_gather},
+    {"store_async, mbarrier_init, fence_mbarrier_init, mbarrier_arrive_expect, mbarrier_wait", true, test_exchange},
     {"load_acquire, store_release, wait_at_least", false, test_flags},
-    {"load_relaxed, store_relaxed", false, test_words},
-    {"load_relaxed of 16 bytes, store_release, wait_at_least", false, test_mail},
-    {"GridBarrier, add_release", false, test_grid_barrier},
-    {"load_matrices, 1", false, test_load_matrices<1, false>},
-    {"load_matrices, 1, transposed", false, test_load_matrices<1, true>},
-    {"load_matrices, 2", false, test_load_matrices<2, false>},
-    {"load_matrices, 2, transposed", false, test_load_matrices<2, true>},
-    {"load_matrices, 4", false, test_load_matrices<4, false>},
-    {"load_matrices, 4, transposed", false, test_load_matrices<4, true>},
+    {"load_relaxed, store_release, wait_at_least", false, test_mail},
+    {"load_matrices", false, test_load_matrices},
     {"mma<__nv_bfloat16>", false, test_mma<__nv_bfloat16>},
     {"mma<__half>", false, test_mma<__half>},
     {"mma<float>", false, test_mma<float>},

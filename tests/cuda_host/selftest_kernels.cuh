@@ -56,14 +56,13 @@ __global__ void shuffles(uint32_t* out) {
 }
 
 // A pipeline of three stages: while a tile is consumed, two are on their way.
-template <int bytes>
 __global__ void copies(const uint32_t* x, uint32_t* out, int n, int tiles) {
-  constexpr int words = bytes / 4, stages = 3;
+  constexpr int words = 4, stages = 3;
   uint32_t* ring = static_cast<uint32_t*>(shared_memory());  // [stages, threads, words]
   const int threads = int(blockDim.x), i = int(threadIdx.x);
   const auto request = [&](int tile) {
     const int at = (tile * threads + i) * words;
-    if (tile < tiles) ptx::copy_async<bytes>(ring + (tile % stages * threads + i) * words, x + (at < n ? at : 0), at < n);
+    if (tile < tiles) ptx::copy_async(ring + (tile % stages * threads + i) * words, x + (at < n ? at : 0), at < n);
     ptx::copy_commit();
   };
   for (int tile = 0; tile < stages - 1; ++tile) request(tile);
@@ -76,50 +75,6 @@ __global__ void copies(const uint32_t* x, uint32_t* out, int n, int tiles) {
     request(tile + stages - 1);  // where the tile before was, which all have consumed
   }
   out[i] = sum;
-}
-
-__global__ void bulk_copies(const uint32_t* x, uint32_t* out, int tiles) {
-  uint64_t* full = static_cast<uint64_t*>(shared_memory());                                    // [2]
-  uint32_t* ring = reinterpret_cast<uint32_t*>(static_cast<char*>(shared_memory()) + 128);  // [2, threads]
-  const int threads = int(blockDim.x), i = int(threadIdx.x), bytes = threads * 4;
-  const auto request = [&](int tile) {
-    if (i != 0 || tile >= tiles) return;
-    ptx::mbarrier_arrive_expect(full + tile % 2, uint32_t(bytes));
-    ptx::copy_bulk(ring + tile % 2 * threads, x + tile * threads, uint32_t(bytes), full + tile % 2);
-  };
-  if (i == 0) {
-    for (int b = 0; b < 2; ++b) ptx::mbarrier_init(full + b, 1);
-    ptx::fence_bulk();
-  }
-  __syncthreads();
-  request(0);
-  request(1);
-  uint32_t sum = 0;
-  for (int tile = 0; tile < tiles; ++tile) {
-    ptx::mbarrier_wait(full + tile % 2, uint32_t(tile / 2 & 1));
-    sum = sum * 31 + ring[tile % 2 * threads + threads - 1 - i];
-    __syncthreads();
-    request(tile + 2);
-  }
-  out[i] = sum;
-}
-
-// Each block writes into the next one of its cluster, says so, and reads what it got.
-__global__ void neighbours(uint32_t* out) {
-  uint64_t* written = static_cast<uint64_t*>(shared_memory());
-  uint32_t* inbox = reinterpret_cast<uint32_t*>(static_cast<char*>(shared_memory()) + 128);  // [threads]
-  const unsigned next = (ptx::cluster_rank() + 1) % ptx::cluster_size();
-  if (threadIdx.x == 0) {
-    ptx::mbarrier_init(written, blockDim.x + 1);
-    ptx::fence_mbarrier_init();
-  }
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
-  ptx::store_cluster(ptx::cluster_address(inbox + threadIdx.x, next), blockIdx.x * 1000 + threadIdx.x);
-  ptx::mbarrier_arrive(ptx::cluster_address(written, next));
-  if (threadIdx.x == 0) ptx::mbarrier_arrive(written);
-  ptx::mbarrier_wait(written, 0);
-  out[blockIdx.x * blockDim.x + threadIdx.x] = inbox[threadIdx.x];
 }
 
 // Sums that are spread over a cluster: each block adds up, by rank, what all blocks have, and ends when all have read it.
@@ -139,8 +94,8 @@ __global__ void gather(const float* in, float* out) {
 
 // The exchange of a recurrent layer whose units are spread over a cluster: every step each block pushes its slice of h to all blocks. Two
 // buffers, no barrier in the loop: a block sends step t + 1 when it has read step t, so nobody overwrites what is still to be read.
-template <int values>
 __global__ void exchange(uint32_t* out, int steps) {
+  constexpr int values = 4;
   uint64_t* full = static_cast<uint64_t*>(shared_memory());                                 // [2]
   uint32_t* h = reinterpret_cast<uint32_t*>(static_cast<char*>(shared_memory()) + 128);  // [2, width]
   const unsigned slice = blockDim.x * values, width = ptx::cluster_size() * slice;
@@ -158,10 +113,7 @@ __global__ void exchange(uint32_t* out, int steps) {
     uint32_t* now = h + t % 2 * width;
     for (unsigned rank = 0; rank < ptx::cluster_size(); ++rank) {
       const ptx::ClusterAddress to = ptx::cluster_address(now + unit, rank), barrier = ptx::cluster_address(full + t % 2, rank);
-      if constexpr (values == 1)
-        ptx::store_async(to, mine[0], barrier);
-      else
-        ptx::store_async(to, make_uint4(mine[0], mine[1], mine[2], mine[3]), barrier);
+      ptx::store_async(to, make_uint4(mine[0], mine[1], mine[2], mine[3]), barrier);
     }
     ptx::mbarrier_wait(full + t % 2, uint32_t(t / 2 & 1));
     if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(full + t % 2, width * 4);  // of the next phase
@@ -210,44 +162,13 @@ __global__ void mail(uint4* messages, uint32_t* flags, uint32_t* out, int steps)
   out[i] = h.x ^ h.y ^ h.z ^ h.w;
 }
 
-// Neighbouring blocks exchange payloads that carry the number of their step. inbox: [2, n], 0 at the start.
-__global__ void words(uint64_t* inbox, uint32_t* out, int steps) {
-  const unsigned n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
-  uint32_t h = i;
-  for (int t = 0; t < steps; ++t) {
-    uint64_t* now = inbox + t % 2 * n;
-    ptx::store_relaxed(now + i, uint64_t(t + 1) << 32 | h);
-    uint32_t received[2];
-    for (int side = 0; side < 2; ++side) {
-      uint64_t word;
-      do word = ptx::load_relaxed(now + (i + (side ? n - blockDim.x : blockDim.x)) % n);
-      while (word >> 32 != uint64_t(t + 1));
-      received[side] = uint32_t(word);
-    }
-    h = received[0] * 31 + received[1];
-  }
-  out[i] = h;
-}
-
-// x: [2, n], from one half to the other.
-__global__ void relax(uint32_t* x, uint32_t* counter, int steps) {
-  const unsigned n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
-  GridBarrier barrier(counter);
-  for (int t = 0; t < steps; ++t) {
-    const uint32_t* from = x + t % 2 * n;
-    x[(t + 1) % 2 * n + i] = from[(i + 1) % n] * 31 + from[(i + n - 1) % n];
-    barrier.arrive_and_wait();
-  }
-}
-
-template <int n, bool transposed>
 __global__ void load_all(uint32_t* out) {
   uint16_t* matrices = static_cast<uint16_t*>(shared_memory());  // [4, 8, 8]
   for (int i = int(threadIdx.x); i < 4 * 64; i += 32) matrices[i] = uint16_t(i);
   __syncwarp();
-  uint32_t r[n];
-  ptx::load_matrices<transposed>(r, matrices + threadIdx.x * 8);
-  for (int i = 0; i < n; ++i) out[threadIdx.x * n + i] = r[i];
+  uint32_t r[4];
+  ptx::load_matrices(r, matrices + threadIdx.x * 8);
+  for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = r[i];
 }
 
 __device__ inline void narrow(float x, __nv_bfloat16& y) { y = __float2bfloat16_rn(x); }
@@ -261,21 +182,21 @@ template <class T>
 __global__ void multiply(const float* a, const float* b, float* c) {
   constexpr int k = mma_depth<T>;
   const int lane = int(threadIdx.x), g = lane / 4, i = lane % 4;
-  uint32_t fa[4], fb[2];
+  uint32_t fa[4], fb[4];
   if constexpr (sizeof(T) == 2) {
-    T *as = static_cast<T*>(shared_memory()), *bs = as + 16 * k;
+    T *as = static_cast<T*>(shared_memory()), *bs = as + 16 * k;  // bs: b's columns
     for (int j = lane; j < 16 * k; j += 32) narrow(a[j], as[j]);
-    for (int j = lane; j < k * 8; j += 32) narrow(b[j], bs[j]);
+    for (int j = lane; j < k * 8; j += 32) narrow(b[j], bs[j % 8 * k + j / 8]);
     __syncwarp();
     ptx::load_matrices(fa, as + lane % 16 * k + lane / 16 * 8);
-    ptx::load_matrices<true>(fb, bs + lane % 16 * 8);
+    ptx::load_matrices(fb, bs + lane % 8 * k + lane / 8 % 2 * 8);  // each twice
   } else {
     for (int r = 0; r < 4; ++r) fa[r] = ptx::to_tf32(a[(g + r % 2 * 8) * k + i + r / 2 * 4]);
     for (int r = 0; r < 2; ++r) fb[r] = ptx::to_tf32(b[(i + r * 4) * 8 + g]);
   }
   float sum[4];
   for (int r = 0; r < 4; ++r) sum[r] = float(100 * (g + r / 2 * 8) + 2 * i + r % 2);
-  ptx::mma<T>(sum, fa, fb);
+  ptx::mma<T>(sum, fa, {fb[0], fb[1]});
   for (int r = 0; r < 4; ++r) c[(g + r / 2 * 8) * 8 + 2 * i + r % 2] = sum[r];
 }
 

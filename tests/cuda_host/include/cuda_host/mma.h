@@ -11,26 +11,20 @@
 
 namespace rnnk::cuda::ptx {
 
-template <bool transposed = false, int n>
-void load_matrices(uint32_t (&r)[n], const void* row, cuda_host::Location at = cuda_host::Location::here()) {
-  static_assert(n == 1 || n == 2 || n == 4);
+inline void load_matrices(uint32_t (&r)[4], const void* row, cuda_host::Location at = cuda_host::Location::here()) {
   struct Mine {
     const void* row;
     uint32_t* r;
   } mine{row, r};
-  if (cuda_host::self().lane() < 8 * n) {
-    cuda_host::own_shared(row, 16, "load_matrices");
-    if (uintptr_t(row) % 16) cuda_host::fault("load_matrices from an address that is not a multiple of 16");
-  }
+  cuda_host::own_shared(row, 16, "load_matrices");
+  if (uintptr_t(row) % 16) cuda_host::fault("load_matrices from an address that is not a multiple of 16");
   const auto combine = [](cuda_host::Lanes& lanes) {
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < 4; ++i) {
       uint16_t matrix[8][8];
       for (int j = 0; j < 8; ++j) std::memcpy(matrix[j], static_cast<Mine*>(lanes[8 * i + j])->row, 16);
       for (int l = 0; l < 32; ++l) {
         const int row = l / 4, column = l % 4 * 2;
-        const uint32_t low = transposed ? matrix[column][row] : matrix[row][column];
-        const uint32_t high = transposed ? matrix[column + 1][row] : matrix[row][column + 1];
-        static_cast<Mine*>(lanes[l])->r[i] = low | high << 16;
+        static_cast<Mine*>(lanes[l])->r[i] = matrix[row][column] | uint32_t(matrix[row][column + 1]) << 16;
       }
     }
   };

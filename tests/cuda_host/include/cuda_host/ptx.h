@@ -24,18 +24,9 @@ inline void store_release(uint32_t* to, uint32_t value) {
   *to = value;
   cuda_host::wrote(to);
 }
-inline void add_release(uint32_t* to, uint32_t value) { store_release(to, *to + value); }
 inline void wait_at_least(const uint32_t* flag, uint32_t value, Location at = Location::here()) {
   if (!cuda_host::grid().cooperative) cuda_host::fault("waits for a flag in a launch that is not cooperative");
   cuda_host::wait_until(flag, [=] { return int32_t(*flag - value) >= 0; }, {"wait_at_least", at});
-}
-inline uint64_t load_relaxed(const uint64_t* from, Location at = Location::here()) {
-  cuda_host::yield_in_loop({"load_relaxed", at});
-  return *from;
-}
-inline void store_relaxed(uint64_t* to, uint64_t value) {
-  *to = value;
-  cuda_host::wrote(to);
 }
 inline uint4 load_relaxed(const uint4* from) {
   if (uintptr_t(from) % 16) cuda_host::fault("load_relaxed of 16 bytes from an address that is not a multiple of 16");
@@ -69,12 +60,6 @@ inline ClusterAddress cluster_address(const void* shared, unsigned rank) {
   // A block that has ended keeps its address, but owner_of() no longer finds it.
   return ClusterAddress(own.cluster->blocks[rank].address) + (static_cast<const unsigned char*>(shared) - own.shared);
 }
-inline void store_cluster(ClusterAddress to, uint32_t value) {
-  void* target = reinterpret_cast<void*>(to);
-  cuda_host::owner_of(target, sizeof value, "store_cluster");
-  std::memcpy(target, &value, sizeof value);
-}
-
 inline float load_cluster(ClusterAddress from) {
   const void* source = reinterpret_cast<const void*>(from);
   float value;
@@ -90,15 +75,6 @@ inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
   cuda_host::mbarrier::init(barrier, arrivals);
 }
 inline void fence_mbarrier_init() {}
-inline void mbarrier_arrive(uint64_t* barrier) {
-  cuda_host::own_shared(barrier, 8, "mbarrier_arrive");
-  cuda_host::mbarrier::arrive(barrier, 0);
-}
-inline void mbarrier_arrive(ClusterAddress barrier) {
-  auto* target = reinterpret_cast<uint64_t*>(barrier);
-  cuda_host::owner_of(target, 8, "mbarrier_arrive");
-  cuda_host::mbarrier::arrive(target, 0);
-}
 inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
   cuda_host::own_shared(barrier, 8, "mbarrier_arrive_expect");
   cuda_host::mbarrier::arrive(barrier, bytes);
@@ -110,12 +86,10 @@ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity, Location at = Loca
 
 // --- Copies that run while the thread goes on.
 
-template <class V>
-void store_async(ClusterAddress to, V value, ClusterAddress barrier) {
-  static_assert(sizeof(V) == 4 || sizeof(V) == 16);
+inline void store_async(ClusterAddress to, uint4 value, ClusterAddress barrier) {
   void* target = reinterpret_cast<void*>(to);
   if (cluster_size() < 2) cuda_host::fault("store_async in a cluster of one block");
-  if (to % sizeof(V)) cuda_host::fault("store_async to an address that is not a multiple of %zu", sizeof(V));
+  if (to % sizeof value) cuda_host::fault("store_async to an address that is not a multiple of 16");
   const cuda_host::Block& owner = cuda_host::owner_of(target, sizeof value, "store_async");
   if (&cuda_host::owner_of(reinterpret_cast<void*>(barrier), 8, "store_async's mbarrier") != &owner)
     cuda_host::fault("store_async to one block with the mbarrier of another");
@@ -127,10 +101,10 @@ void store_async(ClusterAddress to, V value, ClusterAddress barrier) {
       target, "store_async");
 }
 
-template <int bytes>
-void copy_async(void* shared, const void* global, bool valid = true) {
+inline void copy_async(void* shared, const void* global, bool valid) {
+  constexpr int bytes = 16;
   cuda_host::own_shared(shared, bytes, "copy_async");
-  if (uintptr_t(shared) % bytes || uintptr_t(global) % bytes) cuda_host::fault("copy_async of addresses that are not multiples of %d", bytes);
+  if (uintptr_t(shared) % bytes || uintptr_t(global) % bytes) cuda_host::fault("copy_async of addresses that are not multiples of 16");
   cuda_host::Thread& me = cuda_host::self();
   me.copies.push_back({me.groups, [=] {
                          if (valid)
@@ -147,19 +121,6 @@ void copy_wait() {
   for (auto& copy : me.copies)
     if (waited_for(copy)) copy.complete();
   me.copies.erase(std::remove_if(me.copies.begin(), me.copies.end(), waited_for), me.copies.end());
-}
-
-inline void fence_bulk() {}
-inline void copy_bulk(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
-  cuda_host::own_shared(shared, bytes, "copy_bulk");
-  cuda_host::own_shared(barrier, 8, "copy_bulk's mbarrier");
-  if (uintptr_t(shared) % 16 || uintptr_t(global) % 16 || bytes % 16) cuda_host::fault("copy_bulk of what is not a multiple of 16 bytes");
-  cuda_host::later(
-      [=] {
-        std::memcpy(shared, global, bytes);
-        cuda_host::mbarrier::complete(barrier, bytes);
-      },
-      shared, "copy_bulk");
 }
 
 // --- Programmatic dependent launch: here a grid starts when the one before has ended; that all threads wait is checked when they end. Who
