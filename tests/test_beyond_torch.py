@@ -104,7 +104,7 @@ def test_new_cells(cell, dtype):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("resets", ["zero", "state"])
 def test_resets(cell, dtype, resets):
     for options in ({}, {"D": 2, "L": 2}, {"T": 1}, {"layout": "lengths", "D": 2}, {"layout": "packed", "D": 2}, {"layout": "batch_first"}):
@@ -216,17 +216,31 @@ def test_flip_update_gate_refuses_computed_weights():
     assert all(map(torch.equal, before, gru.parameters()))
 
 
-def test_flip_update_gate():
-    """A model that writes h' = (1 - z) h + z n, as a plain loop, and the same weights in ours."""
-    gru, x = rnnkernels.GRU(3, 4, reset_after=False), torch.randn(5, 2, 3)
-    w_ih, w_hh, b_ih, b_hh = gru._flat_weights
-    h = torch.zeros(2, 4)
-    for x_t in x:
-        a, (w_r, w_z, w_n) = (x_t @ w_ih.T + b_ih + b_hh).chunk(3, -1), w_hh.chunk(3)
-        r, z = (a[0] + h @ w_r.T).sigmoid(), (a[1] + h @ w_z.T).sigmoid()
-        n = (a[2] + (r * h) @ w_n.T).tanh()
-        h = (1 - z) * h + z * n
-    torch.testing.assert_close(rnnkernels.flip_update_gate(gru)(x)[1][0], h)
+def flipped_step(x, h, w_ih, w_hh, b_ih, b_hh, reset_after):
+    """A step of a model that writes h' = (1 - z) h + z n."""
+    (x_r, x_z, x_n), (w_r, w_z, w_n), (b_r, b_z, b_n) = (x @ w_ih.T + b_ih).chunk(3, -1), w_hh.chunk(3), b_hh.chunk(3)
+    r, z = (x_r + h @ w_r.T + b_r).sigmoid(), (x_z + h @ w_z.T + b_z).sigmoid()
+    n = (x_n + (r * (h @ w_n.T + b_n) if reset_after else (r * h) @ w_n.T + b_n)).tanh()
+    return (1 - z) * h + z * n
+
+
+@pytest.mark.parametrize("reset_after", (False, True))
+def test_flip_update_gate(reset_after):
+    """The same weights in a plain loop and in ours: a cell, and two layers of two directions."""
+    cell, x = rnnkernels.GRUCell(3, 4, reset_after=reset_after), torch.randn(5, 2, 3)
+    expected = flipped_step(x[0], torch.ones(2, 4), *cell.parameters(), reset_after)
+    torch.testing.assert_close(rnnkernels.flip_update_gate(cell)(x[0], torch.ones(2, 4)), expected)
+    gru, out = rnnkernels.GRU(3, 4, 2, bidirectional=True, reset_after=reset_after), x
+    for weights in zip(*[iter(gru.all_weights)] * 2):  # of a layer's two directions
+        halves = []
+        for d, w in enumerate(weights):
+            h, steps = torch.zeros(2, 4), []
+            for x_t in out.flip(0) if d else out:
+                h = flipped_step(x_t, h, *w, reset_after)
+                steps.append(h)
+            halves.append(torch.stack(steps[::-1] if d else steps))
+        out = torch.cat(halves, -1)
+    torch.testing.assert_close(rnnkernels.flip_update_gate(gru)(x)[0], out)
 
 
 @needs_extension

@@ -42,9 +42,9 @@ class Model(torch.nn.Module):
         super().__init__()
         self.recurrent, self.head = recurrent, torch.nn.Linear(width, 2, dtype=torch.float64)
 
-    def forward(self, x, hx=None, lengths=None):
+    def forward(self, x, hx=None, lengths=None, reset=None):
         x = PackedSequence(x.data.sin(), *x[1:]) if isinstance(x, PackedSequence) else x.sin()
-        out, last = self.recurrent(x, hx, lengths=lengths)
+        out, last = self.recurrent(x, hx, lengths=lengths, reset=reset)
         return self.head(out.data if isinstance(out, PackedSequence) else out), last
 
 
@@ -121,6 +121,26 @@ def test_training(cell, layout):
         (out.pow(2).sum() + sum(s.sum() for s in (last if isinstance(last, tuple) else (last,)))).backward()
         gradients.append([p.grad for p in model.parameters()])
     same(*gradients)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_resets(cell):
+    """One op a layer, any T and B, every gradient; and exported."""
+    model, (_, hx), _ = call(Case(cell, T=9, B=5, L=2, D=2))
+    graphs, name = Graphs(), f"rnnkernels.{cell[:4].rstrip('_').lower()}"
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=graphs)
+    for T in (9, 7):
+        x, reset, gradients = torch.randn(T, 5, 3, dtype=torch.float64), torch.rand(T, 5) < 0.4, []
+        for run in (compiled, model):
+            out, last = run(x, hx, reset=reset)
+            loss = out.pow(2).sum() + sum(s.sum() for s in (last if isinstance(last, tuple) else (last,)))
+            gradients.append([out, last, *torch.autograd.grad(loss, list(model.parameters()))])
+        same(*gradients)
+    assert graphs.ops() == [name] * 2
+    program = torch.export.export(model, (x, hx, None, reset))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert [target for target in targets if target.startswith("rnnkernels.")] == [f"{name}.default"] * 2
+    same(program.module()(x, hx, None, ~reset), model(x, hx, None, ~reset))
 
 
 def test_inductor():

@@ -112,6 +112,7 @@ def test_an_orthogonal_linear_recurrence_neither_vanishes_nor_explodes():
         flow = gradient_flow(module, torch.rand(14, B, I, dtype=torch.float64), loss)
         assert torch.allclose(flow.jacobian[0], gain ** torch.arange(13, -1, -1, dtype=torch.float64), rtol=1e-10)
         assert flow.verdict(0) == verdict and abs(flow.gain(0) / gain**13 - 1) < 1e-10
+        assert ("clip_grad_norm_" in str(flow)) == (verdict == "explodes")
 
 
 def test_report_and_plot(capsys, tmp_path):

@@ -227,6 +227,13 @@ def test_raw_ops(cell):
     assert flops[0] == MODELS * flops[1]
     none = op(*raw_arguments(cell, x, [w[:0] for w in weights]))
     assert [t.shape[0] for t in none] == [0] * len(none) and none[0].shape[1:] == (6, 3, 7)
+    for reset in torch.rand(6, 3) < 0.4, torch.rand(MODELS, 6, 3) < 0.4:
+        of = lambda ws, reset: op(*raw_arguments(cell, x, ws)[:-2], reset, raw_arguments(cell, x, ws)[-1])
+        alone = [of([w[e] for w in weights], reset if reset.dim() == 2 else reset[e]) for e in range(MODELS)]
+        same_bits(of(weights, reset), alone)
+        gradients = lambda results: torch.autograd.grad(sum(t.pow(2).sum() for t in flat(results)), [x, *weights])
+        for a, b in zip(gradients(of(weights, reset)), gradients(alone)):
+            assert_close(a, b)
     with pytest.raises(RuntimeError, match="5 and of 4 models"):
         op(*raw_arguments(cell, x, [weights[0], *(w[:4] for w in weights[1:])]))
 

@@ -204,6 +204,36 @@ def test_vmap_over_parameters(cell, layout):
     same(grad(total, (0, 1))(xs, weights), grad(lambda xs, w: sum(t.pow(2).sum() for t in looped(run, xs, w)), (0, 1))(xs, weights))
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_resets(cell):
+    """Where the reference stands in: first derivatives, forward mode, and vmap over inputs, resets, weights."""
+    module, numbers = build(Case(cell, D=2, L=2, H=5))
+    weights, x = {k: v.detach() for k, v in module.named_parameters()}, numbers.x
+    xs, resets = torch.randn(3, *x.shape, dtype=x.dtype), torch.rand(3, *x.shape[:2]) < 0.4
+    flat = torch.utils._pytree.tree_leaves
+    run = lambda x, reset, w=weights: flat(functional_call(module, w, (x,), {"reset": reset}))
+    loss = lambda x, reset, w=weights: sum(t.pow(2).sum() for t in run(x, reset, w))
+    leaves = [x.requires_grad_(), *module.parameters()]
+    expected = torch.autograd.grad(loss(x, resets[0], dict(module.named_parameters())), leaves)
+    x, gradients = x.detach(), lambda x, reset: flat(grad(loss, (0, 2))(x, reset, weights))
+    same(gradients(x, resets[0]), expected)
+    same(vmap(run)(xs, resets), looped(run, xs, resets))
+    same(vmap(run, (None, 0))(x, resets), looped(lambda reset: run(x, reset), resets))
+    same(vmap(gradients)(xs, resets), looped(gradients, xs, resets))
+    same(jvp(lambda x: loss(x, resets[0]), (x,), (xs[0],))[1], (expected[0] * xs[0]).sum())
+    models = {k: torch.stack([v, -v]) for k, v in weights.items()}
+    same(vmap(lambda w: run(x, resets[0], w))(models), looped(lambda w: run(x, resets[0], w), models))
+
+
+def test_lengths_of_a_vmap_with_resets_are_refused():
+    module, x = rnnkernels.GRU(3, 5), torch.randn(5, 2, 3)
+    reset, lengths = torch.zeros(5, 2, dtype=torch.bool), torch.tensor([[1, 2], [5, 3]])
+    with pytest.raises(NotImplementedError, match="vmap over `lengths` together with `reset`"):
+        vmap(lambda n: module(x, lengths=n, reset=reset)[0])(lengths)
+    of_x = lambda x: module(x, lengths=lengths[0], reset=reset)[0]  # the same lengths for all
+    torch.testing.assert_close(vmap(of_x)(x[None])[0], of_x(x))
+
+
 @pytest.mark.parametrize("cell", ("LSTMCell", "GRUCell", "RNNCell"))
 def test_cells(cell):
     module = getattr(rnnkernels, cell)(3, 5, dtype=torch.float64)
