@@ -7,13 +7,14 @@
 // Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row that has ended, or not begun, writes
 // zero to out and keeps its state.
 // Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_forward.cu), R2
+// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (cta_forward.cu), R2
 // (cluster_forward.cu) and R3 (grid_forward.cu) take the steps of a chunk out of its hands, R4 (fused_forward.cu) each step's two launches.
 #include "arena.h"
 #include "cuda/convert.h"
 #include "cuda/forward_step.cuh"
+#include "cuda/first_tokens.h"
 #include "cuda/fused.h"
-#include "cuda/grid.h"
+#include "cuda/loop.h"
 
 namespace rnnk::cuda {
 
@@ -27,7 +28,7 @@ __global__ void start_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int64_t u = own_column();
   for_own_rows(s.B, [&](int64_t row) {
     const int64_t state = (d * s.B + row) * s.P + u, unit = (d * s.B + row) * s.H + u;
-    const bool anew = starts_anew(k.steps[d].after, a.steps.lengths, a.reset.mask, row);
+    const bool anew = starts_anew(k.step[d].after, a.schedule.lengths, a.reset.mask, row);
     if (u < s.P) a.h_n[state] = anew ? a.reset.h[state] : a.h0[state];
     if (!k.c || u >= s.H) return;
     a.c_n[unit] = a.c0[unit];
@@ -37,7 +38,7 @@ __global__ void start_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
 
 // With what the products with h are.
 template <class T, class C>
-__device__ Entering<Wide<T>, C> load_all(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
+__device__ CellInputs<Wide<T>, C> load_all(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
   auto in = load<T, C>(a, k, d, row, u);
   load_gates<C>(k.h_products + (d * a.shape.B + row) * (C::gates * a.shape.H), a.shape.H, u, in.h);
   return in;
@@ -49,14 +50,14 @@ __global__ void cell_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int d = blockIdx.z;
   const int64_t u = own_column();
   if (u >= s.H) return;
-  const Step& step = k.steps[d];
+  const Step& step = k.step[d];
   Wide<T> biases[C::biases];
   load_biases<C>(a.weights[d], s.H, u, biases);
   for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
     const int64_t state = d * s.B + row;
-    if (runs(step.now, a.steps.lengths, row)) run_cell<T, C>(a, k, d, row, u, biases, load_all<T, C>(a, k, d, row, u));
+    if (runs(step.now, a.schedule.lengths, row)) run_cell<T, C>(a, k, d, row, u, biases, load_all<T, C>(a, k, d, row, u));
     else if (row < step.now.active) pad<T, C>(a, k, d, row, u);
-    if (!starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) return;
+    if (!starts_anew(step.after, a.schedule.lengths, a.reset.mask, row)) return;
     if (!k.states) a.h_n[state * s.P + u] = a.reset.h[state * s.P + u];
     if constexpr (C::has_cell_state) k.c[state * s.H + u] = widen(a.reset.c[state * s.H + u]);
   });
@@ -70,8 +71,8 @@ __global__ void gated_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   if (u >= H) return;
   Wide<T> biases[C::biases];
   load_biases<C>(a.weights[d], H, u, biases);
-  for_own_rows(k.steps[d].now.active, [&](int64_t row) {
-    if (!runs(k.steps[d].now, a.steps.lengths, row)) return;
+  for_own_rows(k.step[d].now.active, [&](int64_t row) {
+    if (!runs(k.step[d].now, a.schedule.lengths, row)) return;
     const auto in = load_all<T, C>(a, k, d, row, u);
     k.hidden[(d * a.shape.B + row) * H + u] = narrow<T>(C::gated_state(in.x, in.h, biases, in.carry));
   });
@@ -83,12 +84,12 @@ __global__ void state_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int d = blockIdx.z;
   const int64_t u = own_column();
   if (u >= s.P) return;
-  const Step& step = k.steps[d];
+  const Step& step = k.step[d];
   for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
     const int64_t state = (d * s.B + row) * s.P + u, token = ((step.now.first + row) * s.D + d) * s.P + u;
-    if (runs(step.now, a.steps.lengths, row)) a.h_n[state] = a.out[token] = k.states[state];
+    if (runs(step.now, a.schedule.lengths, row)) a.h_n[state] = a.out[token] = k.states[state];
     else if (row < step.now.active) a.out[token] = narrow<T>(0);
-    if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) a.h_n[state] = a.reset.h[state];
+    if (starts_anew(step.after, a.schedule.lengths, a.reset.mask, row)) a.h_n[state] = a.reset.h[state];
   });
 }
 
@@ -100,7 +101,7 @@ class Forward {
   const Shape& s_;
   const Regime regime_;
   const Timeline timeline_;
-  const int64_t columns_, steps_, chunk_tokens_;
+  const int64_t columns_, steps_per_chunk_, chunk_tokens_;
   Arena arena_;
   const SideBySide<T> w_hh_, w_hr_;  // R0
   const FirstTokens first_;          // R1, R2, R3
@@ -116,14 +117,14 @@ class Forward {
         regime_(regime),
         timeline_(args),
         columns_(C::gates * s_.H),
-        steps_(steps_of_chunk(s_, size_t(s_.D * s_.B * columns_) * sizeof(V), chunk_bytes)),
-        chunk_tokens_(tokens_of_chunk(s_, steps_)),
+        steps_per_chunk_(steps_of_chunk(s_, size_t(s_.D * s_.B * columns_) * sizeof(V), chunk_bytes)),
+        chunk_tokens_(tokens_of_chunk(s_, steps_per_chunk_)),
         arena_(workspace, 256),
         w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
         w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
-        first_(arena_, s_, args.steps, loops(regime)) {
+        first_(arena_, s_, args.schedule, loops(regime)) {
     x_products_ = arena_.take<V>(s_.D * chunk_tokens_ * columns_);
-    if (regime == Regime::r3) mail_ = Mailboxes(arena_, Layer(args), 1, sizeof(T));
+    if (regime == Regime::r3) mail_ = Mailboxes(arena_, Problem(args), 1, sizeof(T));
     if (regime == Regime::r0) h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
     if (C::has_cell_state) c_ = arena_.take<V>(s_.D * s_.B * s_.H);
     if (args.weights[0].w_hr || C::gated_products) hidden_ = arena_.take<T>(s_.D * s_.B * s_.H);
@@ -134,11 +135,11 @@ class Forward {
   void enqueue(Queue& queue) const {
     w_hh_.enqueue_copy(queue);
     w_hr_.enqueue_copy(queue);
-    first_.enqueue(queue, s_, a_.steps);
+    first_.enqueue(queue, s_, a_.schedule);
     if (regime_ == Regime::r3) mail_.enqueue_clear(queue);
     queue.run(start_kernel<T>, over(s_.H, s_.B, s_.D), a_, step({0, 0}, -1));
     for (Chunk c{0, 0}; c.end < s_.T && queue.error() == cudaSuccess;) {
-      c = {c.end, std::min(c.end + steps_, s_.T)};
+      c = {c.end, std::min(c.end + steps_per_chunk_, s_.T)};
       for (int d = 0; d < s_.D; ++d) multiply_x(queue, d, timeline_.tokens(timeline_.times(d, c)));
       if (loops(regime_)) run_steps(queue, c);
       else for (int64_t i = c.begin; i < c.end; ++i) regime_ == Regime::r4 ? advance_fused(queue, c, i) : advance(queue, c, i);
@@ -154,8 +155,8 @@ class Forward {
   void run_steps(Queue& queue, const Chunk& c) const {
     ForwardLoop<T> loop{c, first_.table(), x_products_, {}, c_};
     for (int d = 0; d < s_.D; ++d) loop.x_row[d] = d * chunk_tokens_ - timeline_.tokens(timeline_.times(d, c)).first;
-    if constexpr (has_loop<T> && !C::gated_products) {
-      if (regime_ == Regime::r1) run_loop(queue, a_, loop);
+    if constexpr (on_tensor_cores<T> && !C::gated_products) {
+      if (regime_ == Regime::r1) run_cta_loop(queue, a_, loop);
       if (regime_ == Regime::r2) run_cluster_loop(queue, a_, loop);
       if (regime_ == Regime::r3) run_grid_loop(queue, a_, loop, mail_.after(c.begin));
     }
@@ -164,14 +165,14 @@ class Forward {
   ForwardStep<T> step(const Chunk& c, int64_t i) const {
     ForwardStep<T> k{{}, padded_units(s_.H), {}, h_products_, c_, hidden_, states_};
     for (int d = 0; d < s_.D; ++d) {
-      k.steps[d] = timeline_.step(d, i);
+      k.step[d] = timeline_.step(d, i);
       k.x_products[d] = x_products_ + (d * chunk_tokens_ + timeline_.row_of_chunk(d, c, i)) * columns_;
     }
     return k;
   }
 
   void advance_fused(Queue& queue, const Chunk& c, int64_t i) const {
-    if constexpr (has_loop<T> && !C::gated_products) run_fused_step(queue, a_, step(c, i));
+    if constexpr (on_tensor_cores<T> && !C::gated_products) run_fused_step(queue, a_, step(c, i));
   }
 
   // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.
@@ -179,8 +180,8 @@ class Forward {
     const ForwardStep<T> k = step(c, i);
     int64_t rows = 0, written = 0;
     for (int d = 0; d < s_.D; ++d) {
-      rows = std::max(rows, k.steps[d].now.active);
-      written = std::max(written, k.steps[d].rows(a_.reset.mask));  // with those that are set anew for the step after
+      rows = std::max(rows, k.step[d].now.active);
+      written = std::max(written, k.step[d].rows(a_.reset.mask));  // with those that are set anew for the step after
     }
     const auto multiply_w_hh = [&](const T* states, int64_t first_gate, int64_t gates) {
       queue.multiply(rows, gates * s_.H, s_.P, Operand<T>{states, s_.P, false, s_.B * s_.P}, w_hh_.operand(s_.P, true, first_gate * s_.H),
@@ -204,7 +205,7 @@ class Forward {
 
 template <class T>
 cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
-  const std::optional<Regime> regime = choose(Layer(args));
+  const std::optional<Regime> regime = choose(Problem(args));
   if (!regime) return cudaErrorNotSupported;
   return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Forward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);

@@ -4,7 +4,7 @@
 #include <cuda_fp16.h>
 
 #include "cells/scalar.h"
-#include "cuda/layer.h"
+#include "cuda/args.h"
 
 namespace rnnk::cuda {
 
