@@ -34,6 +34,24 @@ __device__ Wide<T> d_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, i
   return a.d_out ? d_h + widen(a.d_out[((step.now.first + row) * s.D + d) * s.P + u]) : d_h;
 }
 
+// Of a row that starts anew before the step after: what came back to the state that it was set to goes to that state's sum.
+template <class V>
+__device__ void move_to_reset(V* d, V* sum, int64_t at) {
+  if (sum) sum[at] += d[at];
+  d[at] = 0;
+}
+template <class C, class T>
+__device__ void move_carry_to_reset(const BackwardStep<T>& k, int64_t at) {
+  if constexpr (C::has_cell_state) move_to_reset(k.d_carry, k.d_reset_c, at);
+  else if constexpr (C::blends_state) move_to_reset(k.d_carry, k.d_reset_h, at);
+}
+
+// What came back through W_hh to a row that ran at the step after, else zero.
+template <class T>
+__device__ Wide<T> d_h_through_w_hh(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+  return runs(k.step[d].after, a.schedule.lengths, row) ? k.d_h[(d * a.shape.B + row) * a.shape.P + u] : Wide<T>(0);
+}
+
 // D(h0) of a row whose first step was the step after.
 template <bool blends_state, class T>
 __device__ void finish_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u, Wide<T> d_h) {

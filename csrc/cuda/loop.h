@@ -7,9 +7,6 @@
 
 namespace rnnk::cuda {
 
-template <class T>
-constexpr bool on_tensor_cores = !std::is_same_v<T, double>;
-
 // A chunk of the forward pass: states go from h_n and c to h_n and c (and c_n).
 template <class T>
 struct ForwardLoop {

@@ -14,6 +14,10 @@ constexpr Type type_of = std::is_same_v<T, double>   ? Type::f64
                          : std::is_same_v<T, __half> ? Type::f16
                                                      : Type::bf16;
 
+// Whether the regimes whose products are our own, R1 to R4, take the type.
+template <class T>
+constexpr bool on_tensor_cores = !std::is_same_v<T, double>;
+
 template <class T>
 RNNK_FN Wide<T> widen(T a) {
   if constexpr (std::is_same_v<T, __half>) return __half2float(a);

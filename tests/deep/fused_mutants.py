@@ -1,6 +1,6 @@
 """The faults of R4, csrc/cuda/fused_*, as those of mutants.py."""
 
-from mutants import CUDA_BACKWARD, Mutant
+from mutants import CUDA_BACKWARD, R0_BACKWARD, Mutant
 
 TILE, FORWARD, BACKWARD = (f"csrc/cuda/fused_{name}" for name in ("tile.cuh", "forward.cu", "backward.cu"))
 
@@ -50,10 +50,10 @@ MUTANTS = [
     Mutant("cuda R4: rows that only ran after are left out", BACKWARD,
            "row >= step.rows(true)) continue;", "row >= step.now.active) continue;"),
     Mutant("cuda R4: a chunk's first step takes the slots of the chunk after", CUDA_BACKWARD,
-           "regime_ == Regime::r4 && i + 1 < c.end)", "regime_ == Regime::r4 && i + 1 < s_.T)"),
+           "if (i + 1 < c.end) run_fused_step", "if (i + 1 < s_.T) run_fused_step"),
     Mutant("cuda R4: a chunk brings no product", CUDA_BACKWARD,
-           "if (regime_ == Regime::r4 && i > c.begin) return;", "if (regime_ == Regime::r4) return;"),
-    Mutant("cuda R4: one direction's W_hh for both", CUDA_BACKWARD,
+           "      if (i == c.begin) step_backward_->multiply_w_hh(queue, k);\n", ""),
+    Mutant("cuda R4: one direction's W_hh for both", R0_BACKWARD,
            "transpose(queue, a_.weights[d].w_hh", "transpose(queue, a_.weights[0].w_hh"),
     Mutant("cuda R4: W_hh transposed by a tile too few", "csrc/cuda/convert.cu",
            "(n + tile_side - 1) / tile_side); };", "(n + tile_side - 2) / tile_side); };"),
