@@ -1,8 +1,8 @@
 """Whether the time loops of the persistent kernels keep to the chip, by their machine code.
 
-    python tests/cuda_sass.py OBJECT ...      objects or cubins of csrc/cuda/persistent_*.cu, cluster_*.cu, grid_*.cu
+    python tests/cuda_sass.py OBJECT ...      objects or cubins of csrc/cuda/cta_*.cu, cluster_*.cu, grid_*.cu
 
-In a *_loop_kernel, *_cluster_kernel or *_grid_kernel nothing may go to local memory, and the loop over the steps (from the
+In a *_cta_kernel, *_cluster_kernel or *_grid_kernel nothing may go to local memory, and the loop over the steps (from the
 target of the outermost jump back over its tensor-core instructions to that jump; in a *_grid_kernel the innermost, for
 around the steps there are rounds) may load no more from global memory than its inputs and, past the L1 (STRONG), what
 other blocks have written: weights are read before it. Needs cuobjdump (the environment's CUOBJDUMP, or in the PATH). Exits 1 if a kernel does otherwise.
@@ -48,7 +48,7 @@ class Kernel:
         elif "_cluster_kernel" in self.name:
             rows = units = 2 if cell == "Rnn" else 1
         else:
-            rows, units = 2, int(re.search(r"Tiling<\d+, (\d+)>", self.name)[1])
+            rows, units = 2, int(re.search(r"CtaTiling<\d+, (\d+)>", self.name)[1])
         # Backward beside the gates: d_out, the state before, and that at the first step.
         inputs = GATES[cell] if "forward_" in self.name else SAVED[cell] + 3
         return 2 * rows * inputs * (units + 1) + 2 * 2
@@ -70,7 +70,7 @@ def kernels(path):
     for part in re.split(r"^(?=\s+Function : |Fatbin )", dump, flags=re.MULTILINE):
         if found := re.search(r"^arch = (\w+)", part, re.MULTILINE):
             card = found[1]
-        name = re.match(r"\s+Function : .*?(\w+_(?:loop|cluster|grid)_kernel<.*>)\(", part)
+        name = re.match(r"\s+Function : .*?(\w+_(?:cta|cluster|grid)_kernel<.*>)\(", part)
         if name and "HMMA" in part:  # a cluster's kernel is empty before sm_90
             code = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", part, re.MULTILINE)
             yield Kernel(name[1], card, tuple((int(at, 16), text) for at, text in code))

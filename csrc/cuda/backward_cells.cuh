@@ -38,12 +38,12 @@ class BackwardCells {
   };
 
   __device__ BackwardCells(const BackwardArgs<T>& a, const BackwardLoop<T>& k, const Place& own)
-      : a_(a), k_(k), own_(own), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), own.direction},
+      : a_(a), k_(k), own_(own), calendar_{k.first, a.schedule.lengths, int(a.shape.B), int(a.shape.T), own.direction},
         H_(int(a.shape.H)), Hp_(padded(H_)), left_(H_ - own.unit), slot_row_(int(calendar_.d ? k.slot_row[1] : k.slot_row[0])),
         gate_row_(int(calendar_.d ? k.gate_row[1] : k.gate_row[0])),
         whole_(H_ % units == 0 && aligned<units>(a.out) && aligned<units>(a.d_out) && aligned<units>(k.gates) && aligned<units>(a.cells) &&
                aligned<units>(a.h0) && aligned<units>(a.c0)),
-        begin(int(k.steps.begin)), last(int(k.steps.end) - 1) {}
+        begin(int(k.chunk.begin)), last(int(k.chunk.end) - 1) {}
 
   // As ForwardCells'.
   __device__ void forget_addresses() { own_.row = ptx::fresh(own_.row), own_.unit = ptx::fresh(own_.unit); }
@@ -146,7 +146,7 @@ class BackwardCells {
 
   // To memory, where there is such a token; zero for padding.
   __device__ void write(int step, int c, const Inputs& in, const Slots& slots) const {
-    const bool pads = a_.steps.lengths && own_.row + c < calendar_.B;
+    const bool pads = a_.schedule.lengths && own_.row + c < calendar_.B;
     if (!runs(step, c) && !pads) return;
     const int64_t at = int64_t(slot_row_ + in.token + own_.row + c) * (G * H_) + own_.unit;
     for_gates<C>([&](auto gate, auto meets_x, auto meets_h) {

@@ -6,10 +6,9 @@
 
 namespace rnnk::cuda {
 
-// One step of the directions.
 template <class T>
 struct BackwardStep {
-  Step steps[2];
+  Step step[2];  // of each direction
   int64_t token_row[2], gates_row[2];  // of the step's first row in `tokens` and in `gates`
   int64_t Hp;
   TokenBuffers<T> tokens;
@@ -30,15 +29,33 @@ __device__ Wide<T> from_after(bool ran_after, const Wide<T>* computed, const T* 
 template <class T>
 __device__ Wide<T> d_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u, Wide<T> d_h) {
   const Shape& s = a.shape;
-  const Step& step = k.steps[d];
-  if (!runs(step.after, a.steps.lengths, row)) d_h = from_after<T>(false, nullptr, a.d_h_n, (d * s.B + row) * s.P + u);
+  const Step& step = k.step[d];
+  if (!runs(step.after, a.schedule.lengths, row)) d_h = from_after<T>(false, nullptr, a.d_h_n, (d * s.B + row) * s.P + u);
   return a.d_out ? d_h + widen(a.d_out[((step.now.first + row) * s.D + d) * s.P + u]) : d_h;
+}
+
+// Of a row that starts anew before the step after: what came back to the state that it was set to goes to that state's sum.
+template <class V>
+__device__ void move_to_reset(V* d, V* sum, int64_t at) {
+  if (sum) sum[at] += d[at];
+  d[at] = 0;
+}
+template <class C, class T>
+__device__ void move_carry_to_reset(const BackwardStep<T>& k, int64_t at) {
+  if constexpr (C::has_cell_state) move_to_reset(k.d_carry, k.d_reset_c, at);
+  else if constexpr (C::blends_state) move_to_reset(k.d_carry, k.d_reset_h, at);
+}
+
+// What came back through W_hh to a row that ran at the step after, else zero.
+template <class T>
+__device__ Wide<T> d_h_through_w_hh(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+  return runs(k.step[d].after, a.schedule.lengths, row) ? k.d_h[(d * a.shape.B + row) * a.shape.P + u] : Wide<T>(0);
 }
 
 // D(h0) of a row whose first step was the step after.
 template <bool blends_state, class T>
 __device__ void finish_state(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u, Wide<T> d_h) {
-  if (!a.d_h0 || !runs(k.steps[d].after, a.steps.lengths, row)) return;
+  if (!a.d_h0 || !runs(k.step[d].after, a.schedule.lengths, row)) return;
   const int64_t at = (d * a.shape.B + row) * a.shape.P + u;
   a.d_h0[at] = narrow<T>(blends_state ? d_h + k.d_carry[at] : d_h);
 }
@@ -47,8 +64,8 @@ __device__ void finish_state(const BackwardArgs<T>& a, const BackwardStep<T>& k,
 template <class T, class C>
 __device__ Wide<T> previous(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
   const Shape& s = a.shape;
-  const Moment& before = k.steps[d].before;
-  const bool anew = starts_anew(k.steps[d].now, a.steps.lengths, a.reset.mask, row), ran = !anew && runs(before, a.steps.lengths, row);
+  const Moment& before = k.step[d].before;
+  const bool anew = starts_anew(k.step[d].now, a.schedule.lengths, a.reset.mask, row), ran = !anew && runs(before, a.schedule.lengths, row);
   const int64_t token = before.first + row, at = (d * s.B + row) * s.H + u;
   if constexpr (C::has_cell_state) return ran ? a.cells[(d * s.N + token) * k.Hp + u] : widen(anew ? a.reset.c[at] : a.c0[at]);
   else if constexpr (C::blends_state) return widen(ran ? a.out[(token * s.D + d) * s.P + u] : anew ? a.reset.h[at] : a.h0[at]);
@@ -71,16 +88,16 @@ __device__ void load_saved(const BackwardStep<T>& k, int d, int64_t row, int64_t
 
 // What enters the vjp.
 template <class V, class C>
-struct Leaving {
+struct VjpInputs {
   V saved[C::saved ? C::saved : 1], state, previous, d_h, d_carry;
 };
 // All but D(h).
 template <class T, class C>
-__device__ Leaving<Wide<T>, C> load(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+__device__ VjpInputs<Wide<T>, C> load(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
   const Shape& s = a.shape;
-  const int64_t at = (d * s.B + row) * s.H + u, token = k.steps[d].now.first + row;
-  const bool ran_after = runs(k.steps[d].after, a.steps.lengths, row);
-  Leaving<Wide<T>, C> in{};
+  const int64_t at = (d * s.B + row) * s.H + u, token = k.step[d].now.first + row;
+  const bool ran_after = runs(k.step[d].after, a.schedule.lengths, row);
+  VjpInputs<Wide<T>, C> in{};
   load_saved<T, C>(k, d, row, u, in.saved);
   in.previous = previous<T, C>(a, k, d, row, u);
   if constexpr (C::has_cell_state) {
@@ -96,7 +113,7 @@ __device__ Leaving<Wide<T>, C> load(const BackwardArgs<T>& a, const BackwardStep
 }
 
 template <class T, class C>
-__device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u, const Leaving<Wide<T>, C>& in) {
+__device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u, const VjpInputs<Wide<T>, C>& in) {
   const int64_t H = a.shape.H, token_row = k.token_row[d] + row;
   if constexpr (C::has_cell_state)
     if (k.tokens.hidden) k.tokens.hidden[token_row * H + u] = narrow<T>(C::hidden(in.saved, in.state));

@@ -48,7 +48,7 @@ __global__ void finish_kernel(const ColumnTasks<T> tasks, int64_t columns, const
   for (int p = 0; p < parts; ++p) sum += partial[(int64_t(blockIdx.z) * parts + p) * columns + column];
   const ColumnSum<T> task = own_task(tasks);
   if (task.sums) task.sums[column] = narrow<T>(sum);
-  if (task.again) task.again[column] = narrow<T>(sum);
+  if (task.second_target) task.second_target[column] = narrow<T>(sum);
 }
 
 }  // namespace

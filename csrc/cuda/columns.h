@@ -5,12 +5,12 @@
 
 namespace rnnk::cuda {
 
-// One matrix of a chunk, and where the sums of all chunks go; either may be null.
+// One matrix of a chunk, and where the sums of all chunks go, to one place or two: either may be null.
 template <class T>
 struct ColumnSum {
   const T* matrix;  // [rows, columns]
   int64_t rows;
-  T *sums, *again;  // [columns]
+  T *sums, *second_target;  // [columns]
 };
 
 // Two directions, each with what meets x and what meets h.
@@ -21,7 +21,7 @@ struct ColumnTasks {
   int count = 0;
 
   void push(const ColumnSum<T>& task) {
-    if (task.sums || task.again) at[count++] = task;
+    if (task.sums || task.second_target) at[count++] = task;
   }
 };
 

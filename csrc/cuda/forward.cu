@@ -1,19 +1,14 @@
-// Purpose: the forward pass of one layer, both directions: R0, two launches a step (with a projection or a gated state four).
-// Algorithm: h_n, which is the state, starts as h0. Per chunk of steps: one product a direction for all its tokens, x W_ih^T. Per step:
-// h W_hh^T of both directions, one batched product; then cell_kernel adds the biases, runs the cell and writes h' to out and over h_n, and
-// what the backward pass needs. With a projection it writes o * tanh(c'), and state_kernel what W_hr has made of it. A cell that gates its state
-// gets the product with the other gates first, then gated_kernel and one more product. A row that starts anew before the step after is set
-// to its reset state by whoever writes its state.
-// Threads: one a unit of one row of one direction; a warp covers 32 neighbouring units. A row that has ended, or not begun, writes
-// zero to out and keeps its state.
-// Budget: no shared memory; at most 72 registers (float64 LSTM), no spills.
-// Limits: none; every shape, dtype and architecture. regime.h selects it where no other fits; R1 (persistent_forward.cu), R2
-// (cluster_forward.cu) and R3 (grid_forward.cu) take the steps of a chunk out of its hands, R4 (fused_forward.cu) each step's two launches.
-#include "arena.h"
-#include "cuda/convert.h"
-#include "cuda/forward_step.cuh"
+// Purpose: the forward pass of one layer, both directions, chunk by chunk of steps.
+// Algorithm: h_n, which is the state, starts as h0. Per chunk: one product a direction for all its tokens, x W_ih^T; then its steps, by the regime
+// that regime.h has chosen: R0 (step_forward.cu) and R4 (fused_forward.cu) one by one, R1 (cta_forward.cu), R2 (cluster_forward.cu) and R3
+// (grid_forward.cu) all of them in one launch.
+// Threads: start_kernel has one a unit of one row of one direction. No shared memory.
+#include <optional>
+
+#include "cuda/first_tokens.h"
 #include "cuda/fused.h"
-#include "cuda/grid.h"
+#include "cuda/loop.h"
+#include "cuda/step.h"
 
 namespace rnnk::cuda {
 
@@ -27,68 +22,11 @@ __global__ void start_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int64_t u = own_column();
   for_own_rows(s.B, [&](int64_t row) {
     const int64_t state = (d * s.B + row) * s.P + u, unit = (d * s.B + row) * s.H + u;
-    const bool anew = starts_anew(k.steps[d].after, a.steps.lengths, a.reset.mask, row);
+    const bool anew = starts_anew(k.step[d].after, a.schedule.lengths, a.reset.mask, row);
     if (u < s.P) a.h_n[state] = anew ? a.reset.h[state] : a.h0[state];
     if (!k.c || u >= s.H) return;
     a.c_n[unit] = a.c0[unit];
     k.c[unit] = widen(anew ? a.reset.c[unit] : a.c0[unit]);
-  });
-}
-
-// With what the products with h are.
-template <class T, class C>
-__device__ Entering<Wide<T>, C> load_all(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
-  auto in = load<T, C>(a, k, d, row, u);
-  load_gates<C>(k.h_products + (d * a.shape.B + row) * (C::gates * a.shape.H), a.shape.H, u, in.h);
-  return in;
-}
-
-template <class T, class C>
-__global__ void cell_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
-  const Shape& s = a.shape;
-  const int d = blockIdx.z;
-  const int64_t u = own_column();
-  if (u >= s.H) return;
-  const Step& step = k.steps[d];
-  Wide<T> biases[C::biases];
-  load_biases<C>(a.weights[d], s.H, u, biases);
-  for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
-    const int64_t state = d * s.B + row;
-    if (runs(step.now, a.steps.lengths, row)) run_cell<T, C>(a, k, d, row, u, biases, load_all<T, C>(a, k, d, row, u));
-    else if (row < step.now.active) pad<T, C>(a, k, d, row, u);
-    if (!starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) return;
-    if (!k.states) a.h_n[state * s.P + u] = a.reset.h[state * s.P + u];
-    if constexpr (C::has_cell_state) k.c[state * s.H + u] = widen(a.reset.c[state * s.H + u]);
-  });
-}
-
-// What the last gates' product is with.
-template <class T, class C>
-__global__ void gated_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
-  const int d = blockIdx.z;
-  const int64_t u = own_column(), H = a.shape.H;
-  if (u >= H) return;
-  Wide<T> biases[C::biases];
-  load_biases<C>(a.weights[d], H, u, biases);
-  for_own_rows(k.steps[d].now.active, [&](int64_t row) {
-    if (!runs(k.steps[d].now, a.steps.lengths, row)) return;
-    const auto in = load_all<T, C>(a, k, d, row, u);
-    k.hidden[(d * a.shape.B + row) * H + u] = narrow<T>(C::gated_state(in.x, in.h, biases, in.carry));
-  });
-}
-
-template <class T>
-__global__ void state_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
-  const Shape& s = a.shape;
-  const int d = blockIdx.z;
-  const int64_t u = own_column();
-  if (u >= s.P) return;
-  const Step& step = k.steps[d];
-  for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
-    const int64_t state = (d * s.B + row) * s.P + u, token = ((step.now.first + row) * s.D + d) * s.P + u;
-    if (runs(step.now, a.steps.lengths, row)) a.h_n[state] = a.out[token] = k.states[state];
-    else if (row < step.now.active) a.out[token] = narrow<T>(0);
-    if (starts_anew(step.after, a.steps.lengths, a.reset.mask, row)) a.h_n[state] = a.reset.h[state];
   });
 }
 
@@ -100,14 +38,13 @@ class Forward {
   const Shape& s_;
   const Regime regime_;
   const Timeline timeline_;
-  const int64_t columns_, steps_, chunk_tokens_;
+  const int64_t columns_, steps_per_chunk_, chunk_tokens_;
   Arena arena_;
-  const SideBySide<T> w_hh_, w_hr_;  // R0
   const FirstTokens first_;          // R1, R2, R3
   Mailboxes mail_;                   // R3
-  V *x_products_, *h_products_ = nullptr;  // [D, chunk_tokens, G * H]; R0: [D, B, G * H]
-  V* c_ = nullptr;               // [D, B, H]
-  T *hidden_ = nullptr, *states_ = nullptr;
+  V* x_products_;                    // [D, chunk_tokens, G * H]
+  V* c_ = nullptr;                   // [D, B, H]
+  std::optional<StepForward<T>> step_forward_;  // R0
 
  public:
   Forward(const ForwardArgs<T>& args, Regime regime, void* workspace, size_t chunk_bytes)
@@ -116,32 +53,27 @@ class Forward {
         regime_(regime),
         timeline_(args),
         columns_(C::gates * s_.H),
-        steps_(steps_of_chunk(s_, size_t(s_.D * s_.B * columns_) * sizeof(V), chunk_bytes)),
-        chunk_tokens_(tokens_of_chunk(s_, steps_)),
+        steps_per_chunk_(steps_of_chunk(s_, size_t(s_.D * s_.B * columns_) * sizeof(V), chunk_bytes)),
+        chunk_tokens_(tokens_of_chunk(s_, steps_per_chunk_)),
         arena_(workspace, 256),
-        w_hh_(arena_, args.weights[0].w_hh, args.weights[1].w_hh, columns_ * s_.P, regime == Regime::r0 ? s_.D : 1),
-        w_hr_(arena_, args.weights[0].w_hr, args.weights[1].w_hr, s_.P * s_.H, s_.D),
-        first_(arena_, s_, args.steps, loops(regime)) {
+        first_(arena_, s_, args.schedule, loops(regime)) {
     x_products_ = arena_.take<V>(s_.D * chunk_tokens_ * columns_);
-    if (regime == Regime::r3) mail_ = Mailboxes(arena_, Layer(args), 1, sizeof(T));
-    if (regime == Regime::r0) h_products_ = arena_.take<V>(s_.D * s_.B * columns_);
+    if (regime == Regime::r3) mail_ = Mailboxes(arena_, Problem(args), 1, sizeof(T));
     if (C::has_cell_state) c_ = arena_.take<V>(s_.D * s_.B * s_.H);
-    if (args.weights[0].w_hr || C::gated_products) hidden_ = arena_.take<T>(s_.D * s_.B * s_.H);
-    if (args.weights[0].w_hr) states_ = arena_.take<T>(s_.D * s_.B * s_.P);
+    if (regime == Regime::r0) step_forward_.emplace(arena_, args);
   }
   size_t workspace() const { return arena_.used(); }
 
   void enqueue(Queue& queue) const {
-    w_hh_.enqueue_copy(queue);
-    w_hr_.enqueue_copy(queue);
-    first_.enqueue(queue, s_, a_.steps);
+    if (step_forward_) step_forward_->enqueue_weights(queue);
+    first_.enqueue(queue, s_, a_.schedule);
     if (regime_ == Regime::r3) mail_.enqueue_clear(queue);
     queue.run(start_kernel<T>, over(s_.H, s_.B, s_.D), a_, step({0, 0}, -1));
     for (Chunk c{0, 0}; c.end < s_.T && queue.error() == cudaSuccess;) {
-      c = {c.end, std::min(c.end + steps_, s_.T)};
+      c = {c.end, std::min(c.end + steps_per_chunk_, s_.T)};
       for (int d = 0; d < s_.D; ++d) multiply_x(queue, d, timeline_.tokens(timeline_.times(d, c)));
-      if (loops(regime_)) run_steps(queue, c);
-      else for (int64_t i = c.begin; i < c.end; ++i) regime_ == Regime::r4 ? advance_fused(queue, c, i) : advance(queue, c, i);
+      if (loops(regime_)) run_chunk(queue, c);
+      else for (int64_t i = c.begin; i < c.end; ++i) advance(queue, step(c, i));
     }
   }
 
@@ -151,52 +83,28 @@ class Forward {
                    Result<V>{x_products_ + d * chunk_tokens_ * columns_, columns_});
   }
 
-  void run_steps(Queue& queue, const Chunk& c) const {
+  void run_chunk(Queue& queue, const Chunk& c) const {
     ForwardLoop<T> loop{c, first_.table(), x_products_, {}, c_};
     for (int d = 0; d < s_.D; ++d) loop.x_row[d] = d * chunk_tokens_ - timeline_.tokens(timeline_.times(d, c)).first;
-    if constexpr (has_loop<T> && !C::gated_products) {
-      if (regime_ == Regime::r1) run_loop(queue, a_, loop);
+    if constexpr (on_tensor_cores<T> && !C::gated_products) {
+      if (regime_ == Regime::r1) run_cta_loop(queue, a_, loop);
       if (regime_ == Regime::r2) run_cluster_loop(queue, a_, loop);
       if (regime_ == Regime::r3) run_grid_loop(queue, a_, loop, mail_.after(c.begin));
     }
   }
 
   ForwardStep<T> step(const Chunk& c, int64_t i) const {
-    ForwardStep<T> k{{}, padded_units(s_.H), {}, h_products_, c_, hidden_, states_};
+    ForwardStep<T> k{{}, padded_units(s_.H), {}, nullptr, c_, nullptr, nullptr};
     for (int d = 0; d < s_.D; ++d) {
-      k.steps[d] = timeline_.step(d, i);
+      k.step[d] = timeline_.step(d, i);
       k.x_products[d] = x_products_ + (d * chunk_tokens_ + timeline_.row_of_chunk(d, c, i)) * columns_;
     }
     return k;
   }
 
-  void advance_fused(Queue& queue, const Chunk& c, int64_t i) const {
-    if constexpr (has_loop<T> && !C::gated_products) run_fused_step(queue, a_, step(c, i));
-  }
-
-  // With different numbers of rows the larger one is computed for both directions; nobody reads the surplus.
-  void advance(Queue& queue, const Chunk& c, int64_t i) const {
-    const ForwardStep<T> k = step(c, i);
-    int64_t rows = 0, written = 0;
-    for (int d = 0; d < s_.D; ++d) {
-      rows = std::max(rows, k.steps[d].now.active);
-      written = std::max(written, k.steps[d].rows(a_.reset.mask));  // with those that are set anew for the step after
-    }
-    const auto multiply_w_hh = [&](const T* states, int64_t first_gate, int64_t gates) {
-      queue.multiply(rows, gates * s_.H, s_.P, Operand<T>{states, s_.P, false, s_.B * s_.P}, w_hh_.operand(s_.P, true, first_gate * s_.H),
-                     Result<V>{h_products_ + first_gate * s_.H, columns_, s_.B * columns_}, s_.D);
-    };
-    constexpr int plain_gates = C::gates - C::gated_products;
-    multiply_w_hh(a_.h_n, 0, plain_gates);
-    if constexpr (C::gated_products) {
-      queue.run(gated_kernel<T, C>, over(s_.H, rows, s_.D), a_, k);
-      multiply_w_hh(hidden_, plain_gates, C::gated_products);
-    }
-    queue.run(cell_kernel<T, C>, over(s_.H, written, s_.D), a_, k);
-    if (!states_) return;
-    queue.multiply(rows, s_.P, s_.H, Operand<T>{hidden_, s_.H, false, s_.B * s_.H}, w_hr_.operand(s_.H, true),
-                   Result<T>{states_, s_.P, s_.B * s_.P}, s_.D);
-    queue.run(state_kernel<T>, over(s_.P, written, s_.D), a_, k);
+  void advance(Queue& queue, const ForwardStep<T>& k) const {
+    if (step_forward_) return step_forward_->advance(queue, k);
+    if constexpr (on_tensor_cores<T> && !C::gated_products) run_fused_step(queue, a_, k);
   }
 };
 
@@ -204,7 +112,7 @@ class Forward {
 
 template <class T>
 cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
-  const std::optional<Regime> regime = choose(Layer(args));
+  const std::optional<Regime> regime = choose(Problem(args));
   if (!regime) return cudaErrorNotSupported;
   return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Forward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);

@@ -39,10 +39,10 @@ class ForwardCells {
   };
 
   __device__ ForwardCells(const ForwardArgs<T>& a, const ForwardLoop<T>& k, const Place& own)
-      : a_(a), k_(k), own_(own), calendar_{k.first, a.steps.lengths, int(a.shape.B), int(a.shape.T), own.direction},
+      : a_(a), k_(k), own_(own), calendar_{k.first, a.schedule.lengths, int(a.shape.B), int(a.shape.T), own.direction},
         H_(int(a.shape.H)), left_(H_ - own.unit), x_row_(int(calendar_.d ? k.x_row[1] : k.x_row[0])),
         whole_(H_ % units == 0 && aligned<units>(a.out) && aligned<units>(a.gates) && aligned<units>(a.cells)),
-        begin(int(k.steps.begin)), stop(int(k.steps.end)) {}
+        begin(int(k.chunk.begin)), stop(int(k.chunk.end)) {}
 
   // Addresses are computed anew from here on: a thread that has several of these cannot keep them all.
   __device__ void forget_addresses() { own_.row = ptx::fresh(own_.row), own_.unit = ptx::fresh(own_.unit); }
@@ -120,7 +120,7 @@ class ForwardCells {
   __device__ void write(int c, const Inputs& in, const Results& results) const {
     const int D = a_.shape.D, Hp = padded(H_), token = in.token + own_.row + c;
     const int64_t row = calendar_.d * a_.shape.N + token;
-    const bool runs = results.runs, pads = a_.steps.lengths && own_.row + c < calendar_.B;
+    const bool runs = results.runs, pads = a_.schedule.lengths && own_.row + c < calendar_.B;
     if (runs || pads) store_units(a_.out + (int64_t(token) * D + calendar_.d) * H_ + own_.unit, runs ? state_[c] : Units<T, units>{}, left_, whole_);
     if (!runs) return;
 #pragma unroll

@@ -5,10 +5,9 @@
 
 namespace rnnk::cuda {
 
-// One step of the directions.
 template <class T>
 struct ForwardStep {
-  Step steps[2];
+  Step step[2];  // of each direction
   int64_t Hp;
   const Wide<T>* x_products[2];  // [rows of the step, G * H]
   const Wide<T>* h_products;     // [D, B, G * H]
@@ -19,15 +18,15 @@ struct ForwardStep {
 
 // What enters the cell.
 template <class V, class C>
-struct Entering {
+struct CellInputs {
   V x[C::gates], h[C::gates], carry;
 };
 // All but the products with h.
 template <class T, class C>
-__device__ Entering<Wide<T>, C> load(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
+__device__ CellInputs<Wide<T>, C> load(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
   const Shape& s = a.shape;
   const int64_t state = d * s.B + row;
-  Entering<Wide<T>, C> in{};
+  CellInputs<Wide<T>, C> in{};
   load_gates<C>(k.x_products[d] + row * (C::gates * s.H), s.H, u, in.x);
   if constexpr (C::has_cell_state) in.carry = k.c[state * s.H + u];
   else if constexpr (C::blends_state) in.carry = widen(a.h_n[state * s.P + u]);
@@ -36,9 +35,9 @@ __device__ Entering<Wide<T>, C> load(const ForwardArgs<T>& a, const ForwardStep<
 
 template <class T, class C>
 __device__ void run_cell(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u, const Wide<T> (&biases)[C::biases],
-                         const Entering<Wide<T>, C>& in) {
+                         const CellInputs<Wide<T>, C>& in) {
   const Shape& s = a.shape;
-  const Step& step = k.steps[d];
+  const Step& step = k.step[d];
   const int64_t state = d * s.B + row, token = step.now.first + row, saved = d * s.N + token;
   const auto next = C::forward(in.x, in.h, biases, in.carry);
   const T hidden = narrow<T>(next.h);
@@ -48,7 +47,7 @@ __device__ void run_cell(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d
     k.c[state * s.H + u] = next.carry;
     if (a.cells) a.cells[saved * k.Hp + u] = next.carry;
     if (a.c_out) a.c_out[(token * s.D + d) * s.H + u] = narrow<T>(next.carry);
-    if (!runs(step.after, a.steps.lengths, row)) a.c_n[state * s.H + u] = narrow<T>(next.carry);
+    if (!runs(step.after, a.schedule.lengths, row)) a.c_n[state * s.H + u] = narrow<T>(next.carry);
   }
   for (int g = 0; g < C::saved && a.gates; ++g) a.gates[(saved * C::saved + g) * k.Hp + u] = narrow<T>(next.saved[g]);
 }
@@ -57,7 +56,7 @@ __device__ void run_cell(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d
 template <class T, class C>
 __device__ void pad(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
   const Shape& s = a.shape;
-  const int64_t token = (k.steps[d].now.first + row) * s.D + d;
+  const int64_t token = (k.step[d].now.first + row) * s.D + d;
   if (!k.states) a.out[token * s.P + u] = narrow<T>(0);
   if (C::has_cell_state && a.c_out) a.c_out[token * s.H + u] = narrow<T>(0);
 }

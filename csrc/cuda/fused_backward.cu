@@ -18,8 +18,7 @@ template <class T, int row_warps>
 using BackwardTile = FusedTile<T, row_warps, units>;
 
 template <class T>
-struct FusedBackward {
-  BackwardStep<T> step;
+struct FusedBackward : BackwardStep<T> {
   const T* w_hh;        // [D, H, G * H]
   int64_t slot_row[2];  // of the step after's first row in `tokens`
   bool whole;
@@ -29,19 +28,19 @@ template <class T, class C, class Tile>
 __device__ void run_cells(const BackwardArgs<T>& a, const BackwardStep<T>& k, const Tile& tile, int d) {
   const int first_row = Tile::first_row(), u = Tile::template own_unit<units>();
   if (u >= a.shape.H) return;
-  const Step& step = k.steps[d];
+  const Step& step = k.step[d];
   tile.template for_rows<units>([&](const int (&rows)[cells_at_once]) {
-    Leaving<Wide<T>, C> in[cells_at_once];
+    VjpInputs<Wide<T>, C> in[cells_at_once];
 #pragma unroll
     for (int i = 0; i < cells_at_once; ++i)
-      if (rows[i] >= 0 && runs(step.now, a.steps.lengths, first_row + rows[i])) in[i] = load<T, C>(a, k, d, first_row + rows[i], u);
+      if (rows[i] >= 0 && runs(step.now, a.schedule.lengths, first_row + rows[i])) in[i] = load<T, C>(a, k, d, first_row + rows[i], u);
 #pragma unroll
     for (int i = 0; i < cells_at_once; ++i) {
       const int64_t row = first_row + rows[i];
       if (rows[i] < 0 || row >= step.rows(true)) continue;
       float d_h[1];
       tile.read(rows[i], int(threadIdx.x) % units, 1, d_h);
-      if (runs(step.now, a.steps.lengths, row)) {
+      if (runs(step.now, a.schedule.lengths, row)) {
         in[i].d_h = d_state(a, k, d, row, u, d_h[0]);
         run_vjp<T, C>(a, k, d, row, u, in[i]);
         continue;
@@ -56,16 +55,16 @@ template <class T, class C, int row_warps>
 __global__ void __launch_bounds__(64 * row_warps, 2) fused_backward_kernel(const BackwardArgs<T> a, const FusedBackward<T> k) {
   using Tile = BackwardTile<T, row_warps>;
   const int d = blockIdx.z, H = int(a.shape.H), columns = C::gates * H;
-  const int first_row = Tile::first_row(), first_unit = Tile::first_column_tile() * units, live = int(k.step.steps[d].rows(true)) - first_row;
+  const int first_row = Tile::first_row(), first_unit = Tile::first_column_tile() * units, live = int(k.step[d].rows(true)) - first_row;
   if (live <= 0) return Tile::wait_for_step_before();
   const auto slots = [&](int row) {
-    const bool ran = runs(k.step.steps[d].after, a.steps.lengths, first_row + row);
-    return ran ? k.step.tokens.hidden_slots + (k.slot_row[d] + first_row + row) * columns : nullptr;
+    const bool ran = runs(k.step[d].after, a.schedule.lengths, first_row + row);
+    return ran ? k.tokens.hidden_slots + (k.slot_row[d] + first_row + row) * columns : nullptr;
   };
   const auto weights = [&](int column) { return first_unit + column < H ? k.w_hh + int64_t(d * H + first_unit + column) * columns : nullptr; };
   Tile tile(columns, k.whole, k.w_hh, slots, weights);
   tile.multiply(live);
-  run_cells<T, C>(a, k.step, tile, d);
+  run_cells<T, C>(a, k, tile, d);
   tile.leave();
 }
 
@@ -74,7 +73,7 @@ __global__ void __launch_bounds__(64 * row_warps, 2) fused_backward_kernel(const
 template <class T>
 void run_fused_step(Queue& queue, const BackwardArgs<T>& args, const BackwardStep<T>& step, const T* w_hh, const int64_t (&slot_row)[2]) {
   const Shape& s = args.shape;
-  const int64_t rows = std::max(step.steps[0].rows(true), step.steps[1].rows(true));
+  const int64_t rows = std::max(step.step[0].rows(true), step.step[1].rows(true));
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
     using C = decltype(cell);
     const int64_t columns = C::gates * s.H;

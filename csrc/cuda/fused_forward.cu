@@ -21,9 +21,9 @@ using ForwardTile = FusedTile<T, row_warps, C::gates * fused_units<C::gates>>;
 template <class T>
 __device__ const T* state_before(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row) {
   const Shape& s = a.shape;
-  const Step& step = k.steps[d];
-  if (!runs(step.now, a.steps.lengths, row)) return nullptr;
-  return runs(step.before, a.steps.lengths, row) ? a.out + ((step.before.first + row) * s.D + d) * s.H : a.h0 + (d * s.B + row) * s.H;
+  const Step& step = k.step[d];
+  if (!runs(step.now, a.schedule.lengths, row)) return nullptr;
+  return runs(step.before, a.schedule.lengths, row) ? a.out + ((step.before.first + row) * s.D + d) * s.H : a.h0 + (d * s.B + row) * s.H;
 }
 
 template <class T, class C, class Tile>
@@ -31,19 +31,19 @@ __device__ void run_cells(const ForwardArgs<T>& a, const ForwardStep<T>& k, cons
   constexpr int units = fused_units<C::gates>;
   const int first_row = Tile::first_row(), u = Tile::template own_unit<units>();
   if (u >= a.shape.H) return;
-  const int64_t active = k.steps[d].now.active;
+  const int64_t active = k.step[d].now.active;
   Wide<T> biases[C::biases];
   load_biases<C>(a.weights[d], a.shape.H, u, biases);
   tile.template for_rows<units>([&](const int (&rows)[cells_at_once]) {
-    Entering<Wide<T>, C> in[cells_at_once];
+    CellInputs<Wide<T>, C> in[cells_at_once];
 #pragma unroll
     for (int i = 0; i < cells_at_once; ++i)
-      if (rows[i] >= 0 && runs(k.steps[d].now, a.steps.lengths, first_row + rows[i])) in[i] = load<T, C>(a, k, d, first_row + rows[i], u);
+      if (rows[i] >= 0 && runs(k.step[d].now, a.schedule.lengths, first_row + rows[i])) in[i] = load<T, C>(a, k, d, first_row + rows[i], u);
 #pragma unroll
     for (int i = 0; i < cells_at_once; ++i) {
       const int64_t row = first_row + rows[i];
       if (rows[i] < 0 || row >= active) continue;
-      if (!runs(k.steps[d].now, a.steps.lengths, row)) {
+      if (!runs(k.step[d].now, a.schedule.lengths, row)) {
         pad<T, C>(a, k, d, row, u);
         continue;
       }
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(64 * row_warps, 2) fused_forward_kernel(const 
   using Tile = ForwardTile<T, C, row_warps>;
   constexpr int units = fused_units<C::gates>;
   const int d = blockIdx.z, H = int(a.shape.H), first_row = Tile::first_row(), first_unit = Tile::first_column_tile() * units;
-  const int live = int(k.steps[d].now.active) - first_row;
+  const int live = int(k.step[d].now.active) - first_row;
   if (live <= 0) return Tile::wait_for_step_before();
   const auto weights = [&](int column) {
     const int unit = first_unit + column % units;
@@ -76,7 +76,7 @@ template <class T>
 void run_fused_step(Queue& queue, const ForwardArgs<T>& args, const ForwardStep<T>& step) {
   const Shape& s = args.shape;
   const bool whole = whole_pieces<T>(s.H, args.weights[0].w_hh, args.weights[1].w_hh, args.out, args.h0);
-  const int64_t rows = std::max(step.steps[0].now.active, step.steps[1].now.active);
+  const int64_t rows = std::max(step.step[0].now.active, step.step[1].now.active);
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
     using C = decltype(cell);
     with_row_warps(s.B, [&](auto row_warps) {

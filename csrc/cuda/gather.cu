@@ -58,7 +58,7 @@ template <class T>
 void gather_states_before(Queue& queue, const BackwardArgs<T>& args, int d, const Chunk& times, T* to) {
   const Shape& s = args.shape;
   const Timeline timeline(args);
-  StatesBefore<T> k{s.B, s.P, s.D * s.P, args.steps.lengths, args.reset.mask, args.out + d * s.P, args.h0 + d * s.B * s.P,
+  StatesBefore<T> k{s.B, s.P, s.D * s.P, args.schedule.lengths, args.reset.mask, args.out + d * s.P, args.h0 + d * s.B * s.P,
                     args.reset.mask ? args.reset.h + d * s.B * s.P : nullptr, to, d ? 1 : -1};
   for (Chunk part{0, times.begin}; part.end < times.end;) {
     part = {part.end, std::min(part.end + most_steps, times.end)};
@@ -73,7 +73,7 @@ template <class T>
 void gather_inputs(Queue& queue, const BackwardArgs<T>& args, const Chunk& times, T* to) {
   const Shape& s = args.shape;
   const int64_t tokens = (times.end - times.begin) * s.B;
-  queue.run(inputs_kernel<T>, over(s.I, tokens), args.x, args.steps.lengths, s.B, s.I, times.begin, tokens, to);
+  queue.run(inputs_kernel<T>, over(s.I, tokens), args.x, args.schedule.lengths, s.B, s.I, times.begin, tokens, to);
 }
 
 template void gather_states_before(Queue&, const BackwardArgs<float>&, int, const Chunk&, float*);

@@ -60,7 +60,7 @@ class Gradients {
       sums_[d].w_hh = {arena, to.w_hh, plain_, s_.P, several_chunks};
       if (to.w_hh && plain_ < columns_) sums_[d].gated = {arena, to.w_hh + plain_ * s_.P, columns_ - plain_, s_.P, several_chunks};
       sums_[d].w_hr = {arena, to.w_hr, s_.P, s_.H, several_chunks};
-      if (to.w_ih && args.steps.lengths && !inputs_) inputs_ = arena.take<T>(tokens.capacity * s_.I);
+      if (to.w_ih && args.schedule.lengths && !inputs_) inputs_ = arena.take<T>(tokens.capacity * s_.I);
     }
     biases_ = {arena, bias_tasks({0, 0}).count, tokens.capacity, columns_};
   }

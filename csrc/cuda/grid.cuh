@@ -1,7 +1,6 @@
 // What the kernels of R3 share: the CTAs of a team, its ranks, each have `units` neighbouring units, and all of them the same tiles of 8 rows of a
 // direction. A step of a tile: wait for a message, multiply, run the cells, send the next message.
 #pragma once
-#include "cuda/grid.h"
 #include "cuda/loop.cuh"
 #include "cuda/resident.h"
 

@@ -39,7 +39,7 @@ class BackwardGrid {
   __device__ void run(const Mail& mail) {
     load_weights();
     uint32_t message = mail.sent;
-    for (int round = 0; round < mail.plan.rounds; ++round, message += uint32_t(k_.steps.end - k_.steps.begin)) run_round(round, message);
+    for (int round = 0; round < mail.plan.rounds; ++round, message += uint32_t(k_.chunk.end - k_.chunk.begin)) run_round(round, message);
   }
 
  private:

@@ -39,7 +39,7 @@ class ForwardGrid {
   __device__ void run(const Mail& mail) {
     load_weights();
     uint32_t message = mail.sent;
-    for (int round = 0; round < mail.plan.rounds; ++round, message += uint32_t(k_.steps.end - k_.steps.begin)) run_round(round, message);
+    for (int round = 0; round < mail.plan.rounds; ++round, message += uint32_t(k_.chunk.end - k_.chunk.begin)) run_round(round, message);
   }
 
  private:
@@ -106,17 +106,7 @@ struct Kernel {
   static constexpr size_t shared_bytes = ForwardGrid<T, C, Tiles>::shared_bytes;
 };
 
-__global__ void clear_kernel(uint32_t* words, int64_t count) {
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) words[i] = 0;
-}
-
 }  // namespace
-
-void Mailboxes::enqueue_clear(Queue& queue) const {
-  const int64_t words = bytes_ / int64_t(sizeof(uint32_t)), blocks = (words + block_threads - 1) / block_threads;
-  queue.run(clear_kernel, LaunchShape{dim3(unsigned(std::min<int64_t>(blocks, 256))), dim3(block_threads)},
-            reinterpret_cast<uint32_t*>(mail_.messages), words);
-}
 
 template <class T>
 void run_grid_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop, const Mail& mail) {

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "cuda/cells.h"
-#include "cuda/persistent.h"
+#include "cuda/loop.h"
 #include "cuda/ptx.cuh"
 #include "cuda/tilings.h"
 

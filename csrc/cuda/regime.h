@@ -18,20 +18,20 @@ constexpr const char* regime_names[] = {"R0", "R1", "R2", "R3", "R4"};
 constexpr bool loops(Regime regime) { return regime == Regime::r1 || regime == Regime::r2 || regime == Regime::r3; }
 
 // What the choice depends on.
-struct Layer {
+struct Problem {
   Cell cell;
   Shape shape;
   Type type;
   bool projected, resets, with_cells, tf32, backward;
 
   template <class T>
-  explicit Layer(const ForwardArgs<T>& a) : Layer(a, type_of<T>, a.c_out, false) {}
+  explicit Problem(const ForwardArgs<T>& a) : Problem(a, type_of<T>, a.c_out, false) {}
   template <class T>
-  explicit Layer(const BackwardArgs<T>& a) : Layer(a, type_of<T>, a.d_c_out, true) {}
+  explicit Problem(const BackwardArgs<T>& a) : Problem(a, type_of<T>, a.d_c_out, true) {}
 
  private:
   template <class Args>
-  Layer(const Args& a, Type type, bool with_cells, bool backward)
+  Problem(const Args& a, Type type, bool with_cells, bool backward)
       : cell(a.cell), shape(a.shape), type(type), projected(a.weights[0].w_hr), resets(a.reset.mask), with_cells(with_cells), tf32(a.tf32),
         backward(backward) {}
 };
@@ -43,7 +43,7 @@ constexpr int64_t largest_units(bool backward) {
 }
 template <class T, int gates>
 constexpr int64_t largest_units(Regime regime, bool backward) {
-  return regime == Regime::r1   ? largest_units<T, Tilings<gates, sizeof(T)>>(backward)
+  return regime == Regime::r1   ? largest_units<T, CtaTilings<gates, sizeof(T)>>(backward)
          : regime == Regime::r2 ? largest_units<T, ClusterTilings<(gates > 1), sizeof(T)>>(backward)
                                 : largest_units<T, GridTilings<(gates > 1), sizeof(T)>>(backward);
 }
@@ -55,7 +55,7 @@ constexpr int64_t largest_units(Regime regime, Cell cell, bool backward) {
                       : largest_units<T, 1>(regime, backward);
 }
 
-// How many of R2's clusters the current device has room for at once, of the kernel that takes H units; 0 where it takes none. The type has_loop.
+// How many of R2's clusters the current device has room for at once, of the kernel that takes H units; 0 where it takes none. The type on_tensor_cores.
 // Asked once a kernel and device. cluster_forward.cu, cluster_backward.cu.
 int forward_clusters(Cell cell, Type type, int64_t H);
 int backward_clusters(Cell cell, Type type, int64_t H);
@@ -67,12 +67,12 @@ struct Teams {
 Teams forward_teams(Cell cell, Type type, int64_t H);
 Teams backward_teams(Cell cell, Type type, int64_t H);
 
-inline int64_t tiles_of_rows(const Layer& p) { return (p.shape.B + 7) / 8 * p.shape.D; }
-inline int resident_tiles(const Layer& p) { return (p.backward ? backward_clusters : forward_clusters)(p.cell, p.type, p.shape.H); }
-inline Teams resident_teams(const Layer& p) { return (p.backward ? backward_teams : forward_teams)(p.cell, p.type, p.shape.H); }
+inline int64_t tiles_of_rows(const Problem& p) { return (p.shape.B + 7) / 8 * p.shape.D; }
+inline int resident_tiles(const Problem& p) { return (p.backward ? backward_clusters : forward_clusters)(p.cell, p.type, p.shape.H); }
+inline Teams resident_teams(const Problem& p) { return (p.backward ? backward_teams : forward_teams)(p.cell, p.type, p.shape.H); }
 
 // R1, R3 and R4 need sm_80 for their mma, as all that we build for has; R2 a card that has clusters, and room for one; R3 room for a team.
-inline bool fits(Regime regime, const Layer& p) {
+inline bool fits(Regime regime, const Problem& p) {
   if (regime == Regime::r0) return true;
   if (p.resets || p.with_cells || gated_count(p.cell)) return false;
   if (p.projected || p.type == Type::f64 || (p.type == Type::f32 && !p.tf32)) return false;
@@ -87,7 +87,7 @@ inline bool fits(Regime regime, const Layer& p) {
 // of which some 100 run at once. R2: at most 1.2 us, at 768 units, and some 10 us to load the weights. R3: 1.2 us for a first tile of rows, 0.8 for
 // each more that a team has. R4 saves a launch and the products' way through memory, some 2 us, and multiplies at half of cuBLAS's rate; rows of whole
 // 16 bytes only.
-inline bool pays(Regime regime, const Layer& p) {
+inline bool pays(Regime regime, const Problem& p) {
   if (regime == Regime::r1) return tiles_of_rows(p) <= 200;
   if (regime == Regime::r4) {
     const int64_t bytes = p.type == Type::f32 ? 4 : 2, operations = 2 * p.shape.B * p.shape.D * gate_count(p.cell) * p.shape.H * p.shape.H;
@@ -97,7 +97,7 @@ inline bool pays(Regime regime, const Layer& p) {
 }
 
 // The environment's RNNKERNELS_CUDA_REGIME (R0 to R4) forces one; nothing where it is another word or a regime that does not fit.
-inline std::optional<Regime> choose(const Layer& p) {
+inline std::optional<Regime> choose(const Problem& p) {
   const char* forced = std::getenv("RNNKERNELS_CUDA_REGIME");
   const bool free = !forced || !*forced;
   for (const Regime regime : {Regime::r1, Regime::r2, Regime::r3, Regime::r4, Regime::r0})

@@ -15,7 +15,7 @@ void with_cell_and_tiling(Cell cell, int64_t H, const F& f) {
   });
 }
 
-// f(T{}, C{}, Tiling{}), of a type that has_loop.
+// f(T{}, C{}, Tiling{}), of a type that on_tensor_cores.
 template <template <bool, size_t> class Lists, bool backward, class F>
 void with_kernel(Cell cell, Type type, int64_t H, const F& f) {
   const auto of = [&](auto zero) {

@@ -1,7 +1,7 @@
 // Which rows run when, for host and device. A direction's steps count in its own time: the reverse one's step 0 is at time T - 1.
 #pragma once
 #include "cells/scalar.h"
-#include "cuda/layer.h"
+#include "cuda/args.h"
 
 namespace rnnk::cuda {
 
@@ -37,14 +37,14 @@ struct TokenRange {
 
 class Timeline {
   const Shape& shape_;
-  const Steps& steps_;
+  const Schedule& schedule_;
 
  public:
   template <class Args>
-  explicit Timeline(const Args& args) : shape_(args.shape), steps_(args.steps) {}
+  explicit Timeline(const Args& args) : shape_(args.shape), schedule_(args.schedule) {}
 
   Moment moment(int64_t time) const {
-    return time >= 0 && time < shape_.T ? Moment{time, steps_.first[time], steps_.active[time]} : Moment{time, 0, 0};
+    return time >= 0 && time < shape_.T ? Moment{time, schedule_.first[time], schedule_.active[time]} : Moment{time, 0, 0};
   }
   int64_t time(int d, int64_t step) const { return d ? shape_.T - 1 - step : step; }
   Step step(int d, int64_t i) const { return {moment(time(d, i - 1)), moment(time(d, i)), moment(time(d, i + 1))}; }

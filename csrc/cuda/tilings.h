@@ -9,7 +9,7 @@ namespace rnnk::cuda {
 
 // R1. H is padded to `k_tiles` tiles of 32 bytes; a warp owns `octets` times 8 units.
 template <int k_tiles_, int octets_>
-struct Tiling {
+struct CtaTiling {
   static constexpr int k_tiles = k_tiles_, octets = octets_;
 };
 template <class T, class Tiles>
@@ -20,7 +20,7 @@ constexpr int most_threads = units_of<T, Tiles> / (8 * Tiles::octets) * 32;
 // R2. H is padded to `k_tiles` tiles of 32 bytes; a CTA owns at most `units`. Of W_hh a thread keeps `registers` words, the rest of a
 // CTA's part lies in shared memory.
 template <int k_tiles_, int units_, int registers_>
-struct ClusterTiling {
+struct SplitTiling {
   static constexpr int k_tiles = k_tiles_, units = units_, registers = registers_;
 };
 template <class T, class Tiles>
@@ -36,35 +36,35 @@ struct TilingList {};
 
 // By the number of gates and sizeof(T). The numbers of warps at full H stand behind.
 template <int gates, size_t bytes>
-struct Tilings;
+struct CtaTilings;
 template <>
-struct Tilings<4, 2> {
-  using Forward = TilingList<Tiling<2, 1>, Tiling<4, 1>, Tiling<8, 2>>;   // 4, 8, 8
-  using Backward = TilingList<Tiling<2, 2>, Tiling<4, 2>, Tiling<8, 2>>;  // 2, 4, 8
+struct CtaTilings<4, 2> {
+  using Forward = TilingList<CtaTiling<2, 1>, CtaTiling<4, 1>, CtaTiling<8, 2>>;   // 4, 8, 8
+  using Backward = TilingList<CtaTiling<2, 2>, CtaTiling<4, 2>, CtaTiling<8, 2>>;  // 2, 4, 8
 };
 template <>
-struct Tilings<3, 2> {
-  using Forward = TilingList<Tiling<2, 2>, Tiling<4, 2>, Tiling<8, 2>>;  // 2, 4, 8
+struct CtaTilings<3, 2> {
+  using Forward = TilingList<CtaTiling<2, 2>, CtaTiling<4, 2>, CtaTiling<8, 2>>;  // 2, 4, 8
   using Backward = Forward;
 };
 template <>
-struct Tilings<1, 2> {
-  using Forward = TilingList<Tiling<4, 2>, Tiling<8, 2>, Tiling<16, 4>>;  // 4, 8, 8
+struct CtaTilings<1, 2> {
+  using Forward = TilingList<CtaTiling<4, 2>, CtaTiling<8, 2>, CtaTiling<16, 4>>;  // 4, 8, 8
   using Backward = Forward;
 };
 template <>
-struct Tilings<4, 4> {
-  using Forward = TilingList<Tiling<4, 1>, Tiling<8, 1>, Tiling<10, 1>>;  // 4, 8, 10
-  using Backward = TilingList<Tiling<4, 2>, Tiling<8, 2>>;                // 2, 4
+struct CtaTilings<4, 4> {
+  using Forward = TilingList<CtaTiling<4, 1>, CtaTiling<8, 1>, CtaTiling<10, 1>>;  // 4, 8, 10
+  using Backward = TilingList<CtaTiling<4, 2>, CtaTiling<8, 2>>;                // 2, 4
 };
 template <>
-struct Tilings<3, 4> {
-  using Forward = TilingList<Tiling<4, 2>, Tiling<8, 2>, Tiling<12, 2>>;  // 2, 4, 6
+struct CtaTilings<3, 4> {
+  using Forward = TilingList<CtaTiling<4, 2>, CtaTiling<8, 2>, CtaTiling<12, 2>>;  // 2, 4, 6
   using Backward = Forward;
 };
 template <>
-struct Tilings<1, 4> {
-  using Forward = TilingList<Tiling<8, 2>, Tiling<16, 2>, Tiling<24, 2>>;  // 4, 8, 12
+struct CtaTilings<1, 4> {
+  using Forward = TilingList<CtaTiling<8, 2>, CtaTiling<16, 2>, CtaTiling<24, 2>>;  // 4, 8, 12
   using Backward = Forward;
 };
 
@@ -73,31 +73,31 @@ template <bool gated, size_t bytes>
 struct ClusterTilings;
 template <>
 struct ClusterTilings<true, 2> {
-  using Forward = TilingList<ClusterTiling<16, 32, 128>, ClusterTiling<32, 32, 128>, ClusterTiling<48, 48, 64>>;  // 8, 8, 12; 8, 16, 16
-  using Backward = TilingList<ClusterTiling<16, 32, 128>, ClusterTiling<32, 32, 80>>;                             // 8; 8, 16
+  using Forward = TilingList<SplitTiling<16, 32, 128>, SplitTiling<32, 32, 128>, SplitTiling<48, 48, 64>>;  // 8, 8, 12; 8, 16, 16
+  using Backward = TilingList<SplitTiling<16, 32, 128>, SplitTiling<32, 32, 80>>;                             // 8; 8, 16
 };
 template <>
 struct ClusterTilings<true, 4> {
-  using Forward = TilingList<ClusterTiling<16, 32, 128>, ClusterTiling<32, 32, 128>, ClusterTiling<64, 32, 128>>;  // 8; 4, 8, 16
+  using Forward = TilingList<SplitTiling<16, 32, 128>, SplitTiling<32, 32, 128>, SplitTiling<64, 32, 128>>;  // 8; 4, 8, 16
   using Backward = Forward;
 };
 template <size_t bytes>
 struct ClusterTilings<false, bytes> {
-  using Forward = TilingList<ClusterTiling<32, 64, 128>, ClusterTiling<64, 64, 128>>;  // 4; 8, 16, of 4 bytes 4, 8
-  using Backward = TilingList<ClusterTiling<32, 64, 128>, ClusterTiling<64, 64, 16 * int(bytes)>>;
+  using Forward = TilingList<SplitTiling<32, 64, 128>, SplitTiling<64, 64, 128>>;  // 4; 8, 16, of 4 bytes 4, 8
+  using Backward = TilingList<SplitTiling<32, 64, 128>, SplitTiling<64, 64, 16 * int(bytes)>>;
 };
 
 // R3, in the same words: a CTA owns `units`, and each of its 8 warps has an 8th of the tiles of K. The largest numbers of ranks stand behind.
 constexpr int grid_warps = 8;
 template <bool gated, size_t bytes>
 struct GridTilings {
-  using Forward = TilingList<ClusterTiling<64, 16, 128>, ClusterTiling<128, 16, (bytes == 2 ? 128 : 112)>>;  // 64, 128; of 4 bytes 32, 64
-  using Backward = TilingList<ClusterTiling<64, 16, 96>, ClusterTiling<128, 16, 100>>;
+  using Forward = TilingList<SplitTiling<64, 16, 128>, SplitTiling<128, 16, (bytes == 2 ? 128 : 112)>>;  // 64, 128; of 4 bytes 32, 64
+  using Backward = TilingList<SplitTiling<64, 16, 96>, SplitTiling<128, 16, 100>>;
 };
 template <size_t bytes>
 struct GridTilings<false, bytes> {
-  using Forward = TilingList<ClusterTiling<128, 32, 128>>;  // 64; of 4 bytes 32
-  using Backward = TilingList<ClusterTiling<128, 32, 104>>;
+  using Forward = TilingList<SplitTiling<128, 32, 128>>;  // 64; of 4 bytes 32
+  using Backward = TilingList<SplitTiling<128, 32, 104>>;
 };
 
 // R4. A tile has 64 rows of the batch, or, where there are more, 128.

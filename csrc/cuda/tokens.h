@@ -1,7 +1,7 @@
 // What the backward loop leaves for the products over a chunk's tokens.
 #pragma once
 #include "arena.h"
-#include "cuda/layer.h"
+#include "cuda/args.h"
 
 namespace rnnk::cuda {
 

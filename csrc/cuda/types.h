@@ -4,7 +4,7 @@
 #include <cuda_fp16.h>
 
 #include "cells/scalar.h"
-#include "cuda/layer.h"
+#include "cuda/args.h"
 
 namespace rnnk::cuda {
 
@@ -13,6 +13,10 @@ constexpr Type type_of = std::is_same_v<T, double>   ? Type::f64
                          : std::is_same_v<T, float>  ? Type::f32
                          : std::is_same_v<T, __half> ? Type::f16
                                                      : Type::bf16;
+
+// Whether the regimes whose products are our own, R1 to R4, take the type.
+template <class T>
+constexpr bool on_tensor_cores = !std::is_same_v<T, double>;
 
 template <class T>
 RNNK_FN Wide<T> widen(T a) {

@@ -10,7 +10,7 @@
 #include <cuda_fp16.h>
 #include <torch/library.h>
 
-#include "cuda/layer.h"
+#include "cuda/args.h"
 #include "cuda/regime.h"
 #include "torch/cuda_gemm.h"
 #include "torch/device.h"
@@ -71,9 +71,9 @@ Tensor lengths_on(const Tensor& x, const Tensor& lengths) {
   return lengths.contiguous().pin_memory().to(x.device(), at::kLong, /*non_blocking=*/true);
 }
 
-cuda::Steps steps(const Checked& c, const Tensor& lengths) {
+cuda::Schedule steps(const Checked& c, const Tensor& lengths) {
   const Schedule schedule = c.schedule.view();
-  cuda::Steps result{schedule.active, schedule.first, nullptr};
+  cuda::Schedule result{schedule.active, schedule.first, nullptr};
   point(result.lengths, lengths);
   return result;
 }
@@ -92,7 +92,7 @@ void run(Args& args, const Tensor& x) {
   const cudaStream_t stream = at::cuda::getCurrentCUDAStream();
   args.tf32 = allows_tf32(args.shape.T);
   CublasProducts products(args.tf32);
-  TORCH_CHECK(cuda::choose(cuda::Layer(args)), "rnnkernels: RNNKERNELS_CUDA_REGIME=", std::getenv("RNNKERNELS_CUDA_REGIME"),
+  TORCH_CHECK(cuda::choose(cuda::Problem(args)), "rnnkernels: RNNKERNELS_CUDA_REGIME=", std::getenv("RNNKERNELS_CUDA_REGIME"),
               " does not take this layer, or is none of ", regimes);
   size_t bytes = 0;
   check(enqueue(args, products.gemm(), nullptr, bytes, stream));
@@ -119,7 +119,7 @@ void forward(const ForwardPass& pass) {
   dispatch(x, [&](auto type) {
     cuda::ForwardArgs<decltype(type)> args{};
     fill(args, pass);
-    args.steps = steps(c, lengths);
+    args.schedule = steps(c, lengths);
     set_reset(args.reset, c, resets);
     point(args.x, x);
     point(args.out, pass.to.out);
@@ -141,7 +141,7 @@ void backward(const BackwardPass& pass) {
   dispatch(x, [&](auto type) {
     cuda::BackwardArgs<decltype(type)> args{};
     fill(args, pass);
-    args.steps = steps(c, lengths);
+    args.schedule = steps(c, lengths);
     set_reset(args.reset, c, resets);
     point(args.x, x);
     point(args.out, pass.out);

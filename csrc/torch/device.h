@@ -50,7 +50,7 @@ void point(T*& pointer, const Tensor& t) {
   else pointer = static_cast<T*>(t.mutable_data_ptr());
 }
 
-// What args.h and cuda/layer.h name alike: all but the schedule and the tensors of tokens.
+// What args.h and cuda/args.h name alike: all but the schedule and the tensors of tokens.
 template <class Args>
 void fill(Args& args, const ForwardPass& pass) {
   const Layer& layer = pass.layer;

@@ -2,7 +2,7 @@
 // product that loops.
 #pragma once
 #include "compare.h"
-#include "cuda/layer.h"
+#include "cuda/args.h"
 #include "cuda/ptx.cuh"
 #include "cuda/regime.h"
 
@@ -108,7 +108,7 @@ struct Inputs {
   static Buffer<T> put(const Buffer<double>& b) { return map<T>(b, stored<T>); }
   rnnk::Shape shape() const { return {c.T, c.B, N, c.I, c.H, c.state(), c.D}; }
   cuda::Reset<T> reset() const { return {resets.data(), reset_h.data(), reset_c.data()}; }
-  cuda::Steps steps() const { return {active.data(), first.data(), lengths.data()}; }
+  cuda::Schedule schedule() const { return {active.data(), first.data(), lengths.data()}; }
 };
 
 // The numbers of `c`, drawn so that T holds them.
@@ -185,7 +185,7 @@ cudaError_t forward(const Problem<double>& p, const Inputs<T>& in, Saved<T>& to,
   to = {Tokens<T>(c, p.steps, c.D * c.state()), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()),
         Buffer<T>(save == Save::all ? units * c.saved() : 0), Buffer<cuda::Wide<T>>(save != Save::nothing && c.is_lstm() ? units : 0),
         Tokens<T>(c, p.steps, c.cells * c.D * c.H)};
-  cuda::ForwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), in.h0.data(), in.c0.data(), in.reset(), to.out.data.data(),
+  cuda::ForwardArgs<T> args{c.cell, in.shape(), in.schedule(), {}, in.x.data(), in.h0.data(), in.c0.data(), in.reset(), to.out.data.data(),
                             to.c_out.data.data(), to.h_n.data(), to.c_n.data(), to.gates.data(), to.cells.data(), tf32};
   for (int d = 0; d < c.D; ++d) args.weights[d] = in.weights[d].template view<rnnk::Weights<T>>();
   return enqueue(cuda::forward<T>, args, loop, chunk_bytes);
@@ -197,7 +197,7 @@ cudaError_t backward(const Problem<double>& p, const Inputs<T>& in, const Saved<
                      size_t chunk_bytes = large_chunks) {
   const Case& c = p.c;
   to = {Tokens<T>(c, p.steps, c.I), Buffer<T>(in.h0.size()), Buffer<T>(in.c0.size()), {}, Buffer<T>(in.reset_h.size()), Buffer<T>(in.reset_c.size())};
-  cuda::BackwardArgs<T> args{c.cell, in.shape(), in.steps(), {}, in.x.data(), saved.out.data.data(), in.h0.data(), in.c0.data(), in.reset(),
+  cuda::BackwardArgs<T> args{c.cell, in.shape(), in.schedule(), {}, in.x.data(), saved.out.data.data(), in.h0.data(), in.c0.data(), in.reset(),
                              saved.gates.data(), saved.cells.data(), in.d_out.data(), in.d_c_out.data(), in.d_h_n.data(), in.d_c_n.data(),
                              to.x.data.data(), to.h0.data(), to.c0.data(), to.reset_h.data(), to.reset_c.data(), {}, tf32};
   for (int d = 0; d < c.D; ++d) {

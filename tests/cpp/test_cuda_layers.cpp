@@ -51,7 +51,7 @@ bool supported(const Case& c) {
   if (c.reset) args.reset.mask = &mask;
   if constexpr (std::is_same_v<Args<T>, cuda::ForwardArgs<T>>) args.c_out = c.cells ? &projection : nullptr;
   else args.d_c_out = c.cells ? &projection : nullptr;
-  return cuda::choose(cuda::Layer(args)).has_value();
+  return cuda::choose(cuda::Problem(args)).has_value();
 }
 
 // c is kept in more bits than T has.
@@ -325,7 +325,7 @@ void test_choice() {
     forced ? setenv("RNNKERNELS_CUDA_REGIME", forced, 1) : unsetenv("RNNKERNELS_CUDA_REGIME");
     cuda::ForwardArgs<T> args{};
     args.shape = {T_, B, T_ * B, 3, H, H, 1}, args.tf32 = allow_tf32, args.weights[0].w_hr = projected ? &type : nullptr;
-    const auto regime = cuda::choose(cuda::Layer(args));
+    const auto regime = cuda::choose(cuda::Problem(args));
     return regime ? std::string(cuda::regime_names[int(*regime)]) : std::string("none");
   };
   const auto is = [](const std::string& chosen, const char* expected, const char* what) {
@@ -358,7 +358,7 @@ void test_choice() {
     cuda::ForwardArgs<__half> args{};
     args.shape = {4, 8, 32, 3, 64, 64, 1};
     change(args);
-    return std::string(cuda::regime_names[int(*cuda::choose(cuda::Layer(args)))]);
+    return std::string(cuda::regime_names[int(*cuda::choose(cuda::Problem(args)))]);
   };
   bool mask;
   __half cells_out;

@@ -1,6 +1,6 @@
 """The faults of R4, csrc/cuda/fused_*, as those of mutants.py."""
 
-from mutants import CUDA_BACKWARD, Mutant
+from mutants import CUDA_BACKWARD, R0_BACKWARD, Mutant
 
 TILE, FORWARD, BACKWARD = (f"csrc/cuda/fused_{name}" for name in ("tile.cuh", "forward.cu", "backward.cu"))
 
@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant("cuda R4: h is read from h_n, which the step writes", FORWARD,
            "a.out + ((step.before.first + row) * s.D + d) * s.H : a.h0 +", "a.h_n + (d * s.B + row) * s.H : a.h_n +"),
     Mutant("cuda R4: h0 at the layer's first step only", FORWARD,
-           "return runs(step.before, a.steps.lengths, row) ?", "return step.before.active > row ?"),
+           "return runs(step.before, a.schedule.lengths, row) ?", "return step.before.active > row ?"),
     Mutant("cuda R4: h of the first direction for both", FORWARD,
            "(step.before.first + row) * s.D + d) * s.H", "(step.before.first + row) * s.D) * s.H"),
     Mutant("cuda R4: gates of neighbouring units exchanged", FORWARD,
@@ -44,16 +44,16 @@ MUTANTS = [
            "unit = first_unit + (column ^ int(column % 2 == 0 && column + 1 < H)) % units;"),
     Mutant("cuda R4: padding keeps its numbers", FORWARD, "        pad<T, C>(a, k, d, row, u);\n", ""),
     Mutant("cuda R4: slots of the step for those of the step after", BACKWARD,
-           "(k.slot_row[d] + first_row + row)", "(k.step.token_row[d] + first_row + row)"),
+           "(k.slot_row[d] + first_row + row)", "(k.token_row[d] + first_row + row)"),
     Mutant("cuda R4: rows that have ended have no d_h0", BACKWARD,
            "      finish_state<C::blends_state>(a, k, d, row, u, d_h[0]);\n", ""),
     Mutant("cuda R4: rows that only ran after are left out", BACKWARD,
            "row >= step.rows(true)) continue;", "row >= step.now.active) continue;"),
     Mutant("cuda R4: a chunk's first step takes the slots of the chunk after", CUDA_BACKWARD,
-           "regime_ == Regime::r4 && i + 1 < c.end)", "regime_ == Regime::r4 && i + 1 < s_.T)"),
+           "if (i + 1 < c.end) run_fused_step", "if (i + 1 < s_.T) run_fused_step"),
     Mutant("cuda R4: a chunk brings no product", CUDA_BACKWARD,
-           "if (regime_ == Regime::r4 && i > c.begin) return;", "if (regime_ == Regime::r4) return;"),
-    Mutant("cuda R4: one direction's W_hh for both", CUDA_BACKWARD,
+           "      if (i == c.begin) step_backward_->multiply_w_hh(queue, k);\n", ""),
+    Mutant("cuda R4: one direction's W_hh for both", R0_BACKWARD,
            "transpose(queue, a_.weights[d].w_hh", "transpose(queue, a_.weights[0].w_hh"),
     Mutant("cuda R4: W_hh transposed by a tile too few", "csrc/cuda/convert.cu",
            "(n + tile_side - 1) / tile_side); };", "(n + tile_side - 2) / tile_side); };"),

@@ -2,7 +2,8 @@
 #pragma once
 #include <algorithm>
 
-#include "cuda/persistent.h"
+#include "arena.h"
+#include "cuda/queue.h"
 #include "cuda/regime.h"
 
 namespace rnnk::cuda {
@@ -13,7 +14,7 @@ struct GridPlan {
   int ranks = 0, units = 0, teams = 0, rounds = 0, directions = 1;  // units: of all ranks
 
   GridPlan() = default;
-  explicit GridPlan(const Layer& p) {
+  explicit GridPlan(const Problem& p) {
     const Teams room = resident_teams(p);
     const int64_t tiles = tiles_of_rows(p) / p.shape.D;
     directions = room.count >= p.shape.D ? p.shape.D : 1;
@@ -40,7 +41,7 @@ class Mailboxes {
 
  public:
   Mailboxes() = default;
-  Mailboxes(Arena& arena, const Layer& p, int parts, size_t value_bytes) {
+  Mailboxes(Arena& arena, const Problem& p, int parts, size_t value_bytes) {
     mail_.plan = GridPlan(p);
     const int64_t boxes = int64_t(p.shape.D) * mail_.plan.teams * 2;
     mail_.message_bytes = size_t((mail_.plan.units + 31) / 32 * 32) * 8 * size_t(parts) * value_bytes;
@@ -56,10 +57,5 @@ class Mailboxes {
     return mail;
   }
 };
-
-template <class T>
-void run_grid_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop, const Mail& mail);
-template <class T>
-void run_grid_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop, const Mail& mail);
 
 }  // namespace rnnk::cuda

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <type_traits>
 
-#include "args.h"
+#include "../args.h"
 #include "cuda/gemm.h"
 
 namespace rnnk::cuda {
@@ -16,7 +16,7 @@ template <class T>
 using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // Which tokens a step has: first[t] to first[t] + active[t], row b the b-th of them. A padded batch has all B at every step.
-struct Steps {
+struct Schedule {
   const int64_t* active;   // host [T], non-increasing
   const int64_t* first;    // host [T], the sum of active[0..t)
   const int64_t* lengths;  // [B] or null: of a padded batch, row b runs at step t where t < lengths[b]
@@ -34,7 +34,7 @@ template <class T>
 struct ForwardArgs {
   Cell cell;
   Shape shape;
-  Steps steps;
+  Schedule schedule;
   Weights<T> weights[2];
   const T* x;      // [N, I]
   const T* h0;     // [D, B, P]
@@ -53,7 +53,7 @@ template <class T>
 struct BackwardArgs {
   Cell cell;
   Shape shape;
-  Steps steps;
+  Schedule schedule;
   Weights<T> weights[2];
   const T* x;
   const T* out;

@@ -7,14 +7,14 @@
 // an LSTM's 128 units of 16 bits), 2 * 2 * G * octets for x products; one CTA an SM at the largest H. No spills (tests/test_cuda_compile.py).
 // Limits: 16-bit types and TF32, no projection, H within tilings.h. regime.h selects it.
 #include "cuda/forward_cells.cuh"
-#include "cuda/persistent.cuh"
+#include "cuda/cta.cuh"
 
 namespace rnnk::cuda {
 
 namespace {
 
 template <class T, class C, class Tiles>
-class ForwardTile {
+class ForwardCta {
   static constexpr int octets = Tiles::octets, tiles = C::gates * octets / 2;
   using WeightTiles = Fragments<T, tiles, Tiles::k_tiles>;
   using Cells = ForwardCells<T, C, 2, octets>;
@@ -28,7 +28,7 @@ class ForwardTile {
  public:
   static constexpr int copy_size = tile_rows * WeightTiles::stride;
 
-  __device__ ForwardTile(const ForwardArgs<T>& a, const ForwardLoop<T>& k) : H_(int(a.shape.H)), own_(own_place<octets>()), cells_(a, k, own_) {}
+  __device__ ForwardCta(const ForwardArgs<T>& a, const ForwardLoop<T>& k) : H_(int(a.shape.H)), own_(own_place<octets>()), cells_(a, k, own_) {}
 
   __device__ void run(T* shared) {
     T* const h[2] = {shared, shared + copy_size};
@@ -82,44 +82,26 @@ class ForwardTile {
 };
 
 template <class T, class C, class Tiles>
-__global__ void __launch_bounds__(most_threads<T, Tiles>, 1) forward_loop_kernel(const ForwardArgs<T> a, const ForwardLoop<T> k) {
-  ForwardTile<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
-}
-
-// By value, so that nobody reads host memory later.
-struct FirstPart {
-  static constexpr int64_t most = 480;
-  int64_t at[most];
-};
-__global__ void first_tokens_kernel(const FirstPart part, int64_t count, int64_t* to) {
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) to[i] = part.at[i];
+__global__ void __launch_bounds__(most_threads<T, Tiles>, 1) forward_cta_kernel(const ForwardArgs<T> a, const ForwardLoop<T> k) {
+  ForwardCta<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
 }
 
 }  // namespace
 
-void FirstTokens::enqueue(Queue& queue, const Shape& s, const Steps& steps) const {
-  for (int64_t begin = 0; table_ && begin <= s.T; begin += FirstPart::most) {
-    FirstPart part{};
-    const int64_t count = std::min(FirstPart::most, s.T + 1 - begin);
-    for (int64_t i = 0; i < count; ++i) part.at[i] = begin + i < s.T ? steps.first[begin + i] : s.N;
-    queue.run(first_tokens_kernel, LaunchShape{dim3(1), dim3(block_threads)}, part, count, table_ + begin);
-  }
-}
-
 template <class T>
-void run_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop) {
+void run_cta_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop) {
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
     using C = decltype(cell);
-    with_tiling<T>(typename Tilings<C::gates, sizeof(T)>::Forward{}, args.shape.H, [&](auto tiling) {
+    with_tiling<T>(typename CtaTilings<C::gates, sizeof(T)>::Forward{}, args.shape.H, [&](auto tiling) {
       using Tiles = decltype(tiling);
-      constexpr size_t shared_bytes = 2 * ForwardTile<T, C, Tiles>::copy_size * sizeof(T);
-      queue.run(forward_loop_kernel<T, C, Tiles>, loop_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
+      constexpr size_t shared_bytes = 2 * ForwardCta<T, C, Tiles>::copy_size * sizeof(T);
+      queue.run(forward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
     });
   });
 }
 
-template void run_loop(Queue&, const ForwardArgs<float>&, const ForwardLoop<float>&);
-template void run_loop(Queue&, const ForwardArgs<__nv_bfloat16>&, const ForwardLoop<__nv_bfloat16>&);
-template void run_loop(Queue&, const ForwardArgs<__half>&, const ForwardLoop<__half>&);
+template void run_cta_loop(Queue&, const ForwardArgs<float>&, const ForwardLoop<float>&);
+template void run_cta_loop(Queue&, const ForwardArgs<__nv_bfloat16>&, const ForwardLoop<__nv_bfloat16>&);
+template void run_cta_loop(Queue&, const ForwardArgs<__half>&, const ForwardLoop<__half>&);
 
 }  // namespace rnnk::cuda

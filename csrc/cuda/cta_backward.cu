@@ -8,14 +8,14 @@
 // LSTM's 128 units of 16 bits), 2 * 2 * octets * (S + 2) for prefetched values; one CTA an SM at the largest H. No spills.
 // Limits: 16-bit types and TF32, no projection, H within tilings.h. regime.h selects it.
 #include "cuda/backward_cells.cuh"
-#include "cuda/persistent.cuh"
+#include "cuda/cta.cuh"
 
 namespace rnnk::cuda {
 
 namespace {
 
 template <class T, class C, class Tiles>
-class BackwardTile {
+class BackwardCta {
   static constexpr int octets = Tiles::octets;
   using WeightTiles = Fragments<T, octets / 2, C::gates * Tiles::k_tiles>;
   using Cells = BackwardCells<T, C, 2, octets>;
@@ -29,7 +29,7 @@ class BackwardTile {
  public:
   static constexpr int copy_size = tile_rows * WeightTiles::stride;
 
-  __device__ BackwardTile(const BackwardArgs<T>& a, const BackwardLoop<T>& k) : H_(int(a.shape.H)), own_(own_place<octets>()), cells_(a, k, own_) {}
+  __device__ BackwardCta(const BackwardArgs<T>& a, const BackwardLoop<T>& k) : H_(int(a.shape.H)), own_(own_place<octets>()), cells_(a, k, own_) {}
 
   __device__ void run(T* shared) {
     T* const slots[2] = {shared, shared + copy_size};
@@ -76,26 +76,26 @@ class BackwardTile {
 };
 
 template <class T, class C, class Tiles>
-__global__ void __launch_bounds__(most_threads<T, Tiles>, 1) backward_loop_kernel(const BackwardArgs<T> a, const BackwardLoop<T> k) {
-  BackwardTile<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
+__global__ void __launch_bounds__(most_threads<T, Tiles>, 1) backward_cta_kernel(const BackwardArgs<T> a, const BackwardLoop<T> k) {
+  BackwardCta<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
 }
 
 }  // namespace
 
 template <class T>
-void run_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop) {
+void run_cta_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop) {
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
     using C = decltype(cell);
-    with_tiling<T>(typename Tilings<C::gates, sizeof(T)>::Backward{}, args.shape.H, [&](auto tiling) {
+    with_tiling<T>(typename CtaTilings<C::gates, sizeof(T)>::Backward{}, args.shape.H, [&](auto tiling) {
       using Tiles = decltype(tiling);
-      constexpr size_t shared_bytes = 2 * BackwardTile<T, C, Tiles>::copy_size * sizeof(T);
-      queue.run(backward_loop_kernel<T, C, Tiles>, loop_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
+      constexpr size_t shared_bytes = 2 * BackwardCta<T, C, Tiles>::copy_size * sizeof(T);
+      queue.run(backward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
     });
   });
 }
 
-template void run_loop(Queue&, const BackwardArgs<float>&, const BackwardLoop<float>&);
-template void run_loop(Queue&, const BackwardArgs<__nv_bfloat16>&, const BackwardLoop<__nv_bfloat16>&);
-template void run_loop(Queue&, const BackwardArgs<__half>&, const BackwardLoop<__half>&);
+template void run_cta_loop(Queue&, const BackwardArgs<float>&, const BackwardLoop<float>&);
+template void run_cta_loop(Queue&, const BackwardArgs<__nv_bfloat16>&, const BackwardLoop<__nv_bfloat16>&);
+template void run_cta_loop(Queue&, const BackwardArgs<__half>&, const BackwardLoop<__half>&);
 
 }  // namespace rnnk::cuda

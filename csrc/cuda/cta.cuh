@@ -12,7 +12,7 @@ __device__ Place own_place() {
 }
 
 template <class T, class Tiles>
-LaunchShape loop_shape(const Shape& s, size_t shared_bytes) {
+LaunchShape cta_shape(const Shape& s, size_t shared_bytes) {
   constexpr int units = 8 * Tiles::octets;
   static_assert(units_of<T, Tiles> % units == 0);
   return {dim3(unsigned((s.B + tile_rows - 1) / tile_rows), unsigned(s.D)), dim3(unsigned((s.H + units - 1) / units * 32)), shared_bytes};
