@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnkernels
 from cases import CELLS, Case, Numbers, call_module
-from conftest import needs_cuda
+from conftest import needs_cuda, tf32
 
 pytestmark = [needs_cuda, pytest.mark.usefixtures("on_cuda")]
 LAYOUTS = ("padded", "packed", "unsorted", "lengths")
@@ -52,14 +52,31 @@ class Job:
         return [*outputs, *torch.autograd.grad(outputs, self.leaves, self.cotangents)]
 
 
-JOBS = [*(Case(cell, torch.float32, T=12, B=6, I=20, H=40, L=2, D=2, layout=layout) for cell in CELLS for layout in LAYOUTS),
-        *(Case("LSTM", dtype, T=12, B=6, I=20, H=40, P=8, layout="lengths")
-          for dtype in (torch.float64, torch.bfloat16, torch.float16)),
-        Case("GRU", torch.float32, T=1000, B=70, I=40, H=260)]  # several chunks
+PLAIN = [*(Case(cell, torch.float32, T=12, B=6, I=20, H=40, L=2, D=2, layout=layout) for cell in CELLS for layout in LAYOUTS),
+         *(Case("LSTM", dtype, T=12, B=6, I=20, H=40, P=8, layout="lengths")
+           for dtype in (torch.float64, torch.bfloat16, torch.float16)),
+         Case("GRU", torch.float32, T=1000, B=70, I=40, H=260)]  # several chunks
+# R1 to R4 forced, in shapes that fit them forward and backward.
+JOBS = [*((case, None) for case in PLAIN),
+        *((Case(cell, torch.bfloat16, T=12, B=6, I=20, H=H, D=2, layout="lengths"), regime)
+          for cell in CELLS[:3] for regime, H in (("R1", 60), ("R2", 72), ("R3", 72), ("R4", 61))),
+        (Case("LSTM", torch.float32, T=12, B=6, I=20, H=60), "R1")]
+of_jobs = pytest.mark.parametrize("case, forced", JOBS, ids=str, indirect=["forced"])
 
 
-@pytest.mark.parametrize("case", JOBS, ids=str)
-def test_runs_on_the_current_stream(case):
+@pytest.fixture
+def forced(on_cuda, request, monkeypatch):
+    """Forces a regime; then float32 may be TF32."""
+    if request.param == "R2" and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("a card without clusters")
+    if request.param:
+        monkeypatch.setenv("RNNKERNELS_CUDA_REGIME", request.param)
+    with tf32(cudnn=request.param is not None):
+        yield
+
+
+@of_jobs
+def test_runs_on_the_current_stream(case, forced):
     """The input arrives late on a stream of its own: who does not wait for it reads zeros."""
     job = Job(case)
     expected = job.train()
@@ -76,8 +93,8 @@ def test_runs_on_the_current_stream(case):
 
 
 @pytest.mark.parametrize("where", ("cpu", "cuda"))
-@pytest.mark.parametrize("case", JOBS, ids=str)
-def test_never_waits(case, where):
+@of_jobs
+def test_never_waits(case, where, forced):
     """The host is back before a long kernel in front of ours has ended, and torch saw no copy that waits."""
     job = Job(case, dropout=0.2)
     if case.layout == "lengths":
@@ -112,8 +129,8 @@ def capture(run):
 
 
 @pytest.mark.parametrize("trains", (False, True), ids=("forward", "training"))
-@pytest.mark.parametrize("case", JOBS, ids=str)
-def test_graphs(case, trains):
+@of_jobs
+def test_graphs(case, trains, forced):
     job = Job(case)
     run = job.train if trains else torch.no_grad()(job.forward)
     graph, results = capture(run)

@@ -33,6 +33,22 @@ def test_same_numbers(cell, bias, L, D):
         assert_close(a, b)
 
 
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_same_gradients_of_each_sample(cell):
+    """vmap(grad) of ours against GradSampleModule on theirs."""
+    grad_sample_module = pytest.importorskip("opacus.grad_sample").GradSampleModule
+    theirs = getattr(opacus_layers, "DP" + cell)(3, 5, num_layers=2, bidirectional=True, batch_first=True).double()
+    ours = getattr(rnnkernels, cell)(3, 5, 2, bidirectional=True, batch_first=True, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    x, weights = torch.randn(4, 6, 3, dtype=torch.float64), {k: v.detach() for k, v in ours.named_parameters()}
+    samples = grad_sample_module(theirs, batch_first=True, loss_reduction="sum")
+    samples(x)[0].pow(2).sum().backward()
+    loss = lambda weights, x: torch.func.functional_call(ours, weights, (x[None],))[0].pow(2).sum()
+    gradients = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, x)
+    for name, p in theirs.named_parameters():
+        assert_close(gradients[name], p.grad_sample, name=name)
+
+
 def test_their_own_test_passes_on_ours(monkeypatch):
     """The test in opacus' wheel compares torch.nn with its layers; here torch.nn is ours."""
     hypothesis.settings.load_profile("default")  # torch.testing loads one of ten examples, for every test of the process
