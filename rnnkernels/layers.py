@@ -54,7 +54,8 @@ class _Fused:
         batch_dim = 0 if self.batch_first else 1
         if unbatched:
             x = x.unsqueeze(batch_dim)
-        batch = self._batch(x, hx, batch_sizes, order)
+        known = self.mode in _MODES and hasattr(self.dropout, "__float__")  # they may have been set to anything since
+        batch = self._batch(x, hx, batch_sizes, order) if known else None
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, states, self._flat_weights_names, weights):
             given = {"lengths": lengths, "reset": reset, "reset_hx": reset_hx, **own}
@@ -196,6 +197,8 @@ class RNN(_Fused, torch.nn.RNN):
         if len(args) > 3 and "nonlinearity" not in kwargs:  # where torch.nn takes it, too
             kwargs["nonlinearity"], args = args[3], (*args[:3], *args[4:])
         sigmoid = kwargs.get("nonlinearity") == "sigmoid"
+        if not sigmoid and kwargs.get("nonlinearity", "tanh") not in ("tanh", "relu"):  # torch.nn's words would leave sigmoid out
+            raise ValueError(f"Unknown nonlinearity '{kwargs['nonlinearity']}'. Select from 'tanh', 'relu' or 'sigmoid'.")
         super().__init__(*args, **(kwargs | {"nonlinearity": "tanh"} if sigmoid else kwargs))
         if sigmoid:
             self.mode, self.nonlinearity = "RNN_SIGMOID", "sigmoid"

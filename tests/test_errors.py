@@ -112,7 +112,20 @@ def test_constructors_raise_what_torch_raises(cell):
                          ((3,), {}), ((3, 4), {"nonlinearity": "sin"})):
         expected = outcome(lambda *a: getattr(torch.nn, cell)(*a, **kwargs), args)
         assert expected is not None
+        expected = expected[0], expected[1].replace("'tanh' or 'relu'", "'tanh', 'relu' or 'sigmoid'")
         assert outcome(lambda *a: getattr(rnnkernels, cell)(*a, **kwargs), args) == expected
+
+
+@pytest.mark.parametrize("attribute, value", (("dropout", None), ("dropout", "a half"), ("mode", "FOO"), ("mode", None)))
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN"))
+def test_attributes_set_to_nonsense_raise_what_torch_raises(cell, attribute, value):
+    """Of a packed call: a plain one meets csrc/torch/module_reader.cpp first."""
+    ours, theirs = getattr(rnnkernels, cell)(3, 4, 2), getattr(torch.nn, cell)(3, 4, 2)
+    for module in (ours, theirs):
+        setattr(module, attribute, value)
+    expected = outcome(theirs, (packed(3),))
+    assert outcome(ours, (packed(3),)) == expected
+    assert expected or attribute == "mode" and cell != "RNN"  # which go by their class
 
 
 def test_unsupported_dtype_runs_in_torch_with_one_warning():
