@@ -70,7 +70,7 @@ def _gru_reset_before_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
 
 
 def _for_models(name, fake):
-    """Also of an ensemble."""
+    """`fake`, also for a call with the tensors of several models (ensemble.py): the results of one, with a dimension of models in front."""
 
     def fake_for_models(*args):
         dims = model_dims(name, args)

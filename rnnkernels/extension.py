@@ -23,8 +23,8 @@ def _load():
     if TORCH_VERSION.split(".")[:2] != torch.__version__.split(".")[:2]:
         raise ImportError(
             f"rnnkernels was built for torch {TORCH_VERSION} but torch {torch.__version__} is installed. Rebuild it: "
-            "pip install --no-build-isolation --force-reinstall --no-deps rnnkernels (or . in its source tree), or "
-            f"install torch {TORCH_VERSION}."
+            "in its source tree, make clean && make build, or into an environment of your own pip install --no-build-isolation "
+            f"--force-reinstall --no-deps . ; or install torch {TORCH_VERSION}."
         )
     try:
         return import_module("._C", __package__)

@@ -22,8 +22,12 @@ class _Fused:
     _has_cells = False
 
     def forward(self, input, hx=None, *, lengths=None, reset=None, reset_hx=None, return_cells=False):
-        """As torch.nn's, and with keywords of our own; see `rnnkernels.functional`.
+        """As torch.nn's, and with keywords of our own; see `rnnkernels.functional`. Returns (output, h_n), of an LSTM (output, (h_n, c_n)).
 
+        input     [T, B, I] ([B, T, I] when batch_first), unbatched [T, I], or a PackedSequence
+        hx        h_0 [L*D, B, H], of an LSTM (h_0 [L*D, B, P], c_0 [L*D, B, H]) with P = proj_size or H; without B for unbatched input.
+                  Zero by default; h_n and c_n are like it
+        output    like input, with D*H columns, of an LSTM D*P
         lengths   int64 [B], any order, for padded input
         reset     bool, as input without its last dimension (a PackedSequence or its data for a packed input): where a row's state is
                   set anew before a step
@@ -54,8 +58,8 @@ class _Fused:
         batch_dim = 0 if self.batch_first else 1
         if unbatched:
             x = x.unsqueeze(batch_dim)
-        options = self.mode in _MODES and hasattr(self.dropout, "__float__")  # attributes may be set to anything, which torch.nn refuses
-        batch = self._batch(x, hx, batch_sizes, order) if options else None
+        known = self.mode in _MODES and hasattr(self.dropout, "__float__")  # they may have been set to anything since
+        batch = self._batch(x, hx, batch_sizes, order) if known else None
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, states, self._flat_weights_names, weights):
             given = {"lengths": lengths, "reset": reset, "reset_hx": reset_hx, **own}

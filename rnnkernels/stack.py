@@ -9,8 +9,8 @@ from operator import itemgetter
 import torch
 
 
-def stack(layer, x, states, weights, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False,
-          batch_first=False, batch_sizes=None, lengths=None, reset=None, reset_states=(None, None), *extra, last_layer=None):
+def stack(layer, x, states, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes, lengths, reset,
+          reset_states, *extra, last_layer=None):
     """Runs `num_layers` layers; returns (out, h_n) or (out, h_n, c_n), and what `last_layer` returns beyond these.
 
     layer    lstm, gru or rnn of `ops` or `reference`
