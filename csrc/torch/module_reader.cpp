@@ -45,6 +45,7 @@ ModuleOptions ModuleReader::options() const {
                           training = interned("training"), recompute = interned("recompute");
   const auto integer = [this](py::handle name) { return py::cast<int64_t>(attribute(name)); };
   const auto flag = [this](py::handle name) { return py::cast<bool>(attribute(name)); };
+  const double rate = py::cast<double>(attribute(dropout));  // read outside training, too: torch.nn refuses what is no number
   return {cell_of(module_, attribute(mode)),
           integer(input_size),
           integer(hidden_size),
@@ -53,7 +54,7 @@ ModuleOptions ModuleReader::options() const {
           flag(bias),
           flag(batch_first),
           flag(bidirectional),
-          flag(training) ? py::cast<double>(attribute(dropout)) : 0.0,
+          flag(training) ? rate : 0.0,
           at::GradMode::is_enabled() && bool(py::bool_(py::getattr(module_, recompute, py::bool_(false))))};
 }
 
