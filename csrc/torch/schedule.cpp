@@ -1,6 +1,7 @@
 #include "torch/schedule.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 namespace rnnk {
@@ -42,11 +43,17 @@ ScheduleTable::ScheduleTable(const Layer& layer) {
   if (x.is_cpu()) fill_lengths(lengths.const_data_ptr<int64_t>());  // other devices compare t with a row's length
 }
 
+void ScheduleTable::allocate_table() {
+  const int64_t numbers = 3 * T + B;
+  TORCH_CHECK(numbers <= std::numeric_limits<uint32_t>::max(), "rnnkernels: the layer is too large: ", T, " steps of ", B, " rows");
+  storage_.resize(numbers);
+}
+
 void ScheduleTable::fill_full(int64_t rows) {
   B = rows;
   TORCH_CHECK(!__builtin_mul_overflow(T, B, &N), "rnnkernels: the layer is too large: T * B overflows");
   capacity = N;
-  storage_.resize(3 * T + B);
+  allocate_table();
   for (int64_t t = 0; t < T; ++t) active()[t] = B, first()[t] = t * B, slot()[t] = t;
   std::iota(order(), order() + B, 0);
 }
@@ -57,7 +64,7 @@ void ScheduleTable::fill_packed(const Tensor& batch_sizes, int64_t rows) {
   const int64_t* sizes = batch_sizes.const_data_ptr<int64_t>();
   B = sizes[0];
   TORCH_CHECK(0 <= B && B <= rows, "rnnkernels: batch_sizes start with ", B, " but x has ", rows, " rows");
-  storage_.resize(3 * T + B);
+  allocate_table();
   for (int64_t t = 0; t < T; ++t) {
     TORCH_CHECK(sizes[t] >= 0 && (t == 0 || sizes[t] <= sizes[t - 1]), "rnnkernels: batch_sizes must be non-increasing and not negative");
     active()[t] = sizes[t];

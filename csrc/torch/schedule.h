@@ -11,6 +11,7 @@ namespace rnnk {
 class ScheduleTable {
   c10::SmallVector<int64_t, 64> storage_;  // active, first, slot [T] and order [B]
 
+  void allocate_table();
   void fill_full(int64_t rows);
   void fill_packed(const Tensor& batch_sizes, int64_t rows);
   void fill_lengths(const int64_t* length);
