@@ -10,9 +10,6 @@
 
 namespace rnnk::cuda {
 
-// Of a grid in y and z; along x it may have 2^31 - 1 blocks.
-constexpr int64_t most_blocks_across = 65535;
-
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;

@@ -1,10 +1,14 @@
-// What the current device is like, asked once for each.
+// What the current device is like, asked once for each, and what every device is like.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <atomic>
+#include <cstdint>
 
 namespace rnnk::cuda {
+
+// The most blocks of a grid in y and in z, on every card; along x it may have 2^31 - 1.
+constexpr int64_t most_blocks_across = 65535;
 
 // What `ask` says of the current device, asked once for each device.
 class PerDevice {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <optional>
 
-#include "cuda/launch.h"
+#include "cuda/per_device.h"
 #include "cuda/tilings.h"
 #include "cuda/types.h"
 
