@@ -58,7 +58,7 @@ class _Fused:
         batch_dim = 0 if self.batch_first else 1
         if unbatched:
             x = x.unsqueeze(batch_dim)
-        known = self.mode in _MODES and hasattr(self.dropout, "__float__")  # they may have been set to anything since
+        known = self.mode in _MODES and isinstance(self.dropout, (int, float))  # they may have been set to anything since
         batch = self._batch(x, hx, batch_sizes, order) if known else None
         states = None if batch is None else self._states(x, batch, hx, unbatched)
         if states is None or not fits(x, states, self._flat_weights_names, weights):

@@ -16,7 +16,7 @@ pytest.importorskip("rich")
 from rich.console import Console
 
 from bench import __main__ as cli
-from bench import timing
+from bench import checkout, timing
 from bench.gpu import card, checks, grid, kernels, limits, points, report, short, stages
 from bench.gpu.known import FLOOR_US, cudnn_algorithm, floor_us, published
 from bench.gpu.record import Record
@@ -318,7 +318,7 @@ def test_what_the_sanitizers_run():
 
 
 def test_a_file_of_tests_is_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(card, "ROOT", tmp_path)
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
     folder = tmp_path / "tests"
     folder.mkdir()
     (folder / "test_cuda.py").write_text("needs_cuda = None\ndef test_a(): pass\ndef test_b(): assert False\n")

@@ -209,7 +209,7 @@ def test_bad_use():
             module(x, return_cells=True)
     with pytest.raises(TypeError, match="return_cells"):
         functional.gru(x, x.new_zeros(1, 2, 4), [], return_cells=True)
-    with pytest.raises(ValueError, match="return_cells needs one of"):
+    with pytest.raises(ValueError, match="return_cells needs input, states and parameters of one dtype"):
         rnnkernels.LSTM(3, 4, dtype=torch.complex64)(x.to(torch.complex64), return_cells=True)
     with pytest.raises(RuntimeError, match="input.size"):  # torch.nn's own words
         rnnkernels.LSTM(4, 4)(x, return_cells=True)
