@@ -112,5 +112,4 @@ def single_calls(cell: str) -> list[dict]:
 
 if __name__ == "__main__":
     torch._inductor.config.force_disable_caches = True
-    sys.exit(main("citizen", __doc__.splitlines()[0].split(": ", 1)[1], ("torch", "opacus"),
-                  (ensembles, per_sample_gradients, single_calls, compilation), None))
+    sys.exit(main("citizen", __doc__, ("torch", "opacus"), (ensembles, per_sample_gradients, single_calls, compilation)))

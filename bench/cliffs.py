@@ -96,4 +96,4 @@ def resets(cell: str) -> list[dict]:
 
 
 if __name__ == "__main__":
-    sys.exit(main("cliffs", __doc__.splitlines()[0].split(": ", 1)[1], ("torch",), (denormals, first_calls, crowds, resets), None))
+    sys.exit(main("cliffs", __doc__, ("torch",), (denormals, first_calls, crowds, resets)))

@@ -44,14 +44,14 @@ def line(found: dict) -> str:
     return f"{found['what']:36} {times}   " + "  ".join(f"{text}: {word}" for text, word in verdicts(found))
 
 
-def main(suite: str, about: str, peers: tuple[str, ...], measures: tuple[Callable[[str], list[dict]], ...], argv: list[str] | None) -> int:
-    """Runs measure(cell) of each cell, writes bench/out/SUITE.json after each, and returns 1 with --check if a bar is missed."""
-    parser = argparse.ArgumentParser(prog=f"python -m bench.{suite}", description=about)
+def main(suite: str, doc: str, peers: tuple[str, ...], measures: tuple[Callable[[str], list[dict]], ...]) -> int:
+    """The command line of the module with this docstring: runs measure(cell) of each cell, writes bench/out/SUITE.json after each, and returns 1 with --check if a bar is missed."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{suite}", description=doc.splitlines()[0].split(": ", 1)[1])
     parser.add_argument("--cell", nargs="+", type=str.upper, choices=CELLS, default=CELLS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("bench/out") / f"{suite}.json")
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
     console = Console(width=200, highlight=False)
     run = {"suite": suite, "machine": machine.describe(args.threads, peers), "results": []}

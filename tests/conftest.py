@@ -38,6 +38,14 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:rnnkernels. the extension was not built:RuntimeWarning")
 
 
+def force_regime(regime, monkeypatch):
+    """Makes the CUDA kernels take this regime, if one is given; skips the test where the card cannot."""
+    if regime == "R2" and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("a card without clusters")
+    if regime:
+        monkeypatch.setenv("RNNKERNELS_CUDA_REGIME", regime)
+
+
 @contextlib.contextmanager
 def tf32(cudnn=False, matmul=False):
     """Whether torch may round the factors of float32 products to TF32 on a card."""

@@ -8,7 +8,7 @@ import torch
 
 import rnnkernels
 from cases import CELLS, Case, Numbers, call_module, check, module_results, reference_results
-from conftest import assert_close, needs_cuda, tf32
+from conftest import assert_close, force_regime, needs_cuda, tf32
 from rnnkernels import functional, reference
 from test_beyond_torch import CELLS as BEYOND
 from test_beyond_torch import Problem
@@ -95,10 +95,7 @@ REGIMES = [("R1", 60), ("R2", 17), ("R2", 72), ("R2", 250), ("R2", 500), (None, 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_regimes(cell, dtype, regime, H, monkeypatch):
-    if regime == "R2" and torch.cuda.get_device_capability()[0] < 9:
-        pytest.skip("a card without clusters")
-    if regime:
-        monkeypatch.setenv("RNNKERNELS_CUDA_REGIME", regime)
+    force_regime(regime, monkeypatch)
     with tf32(cudnn=True):
         for layout in LAYOUTS[:4]:
             check(Case(cell, dtype, T=30, B=19, I=40, H=H, D=2, layout=layout))
@@ -248,27 +245,25 @@ def test_the_other_card():
 # From run to run.
 
 
+def check_same_bits(case):
+    numbers = Numbers.draw(case)
+    first, second = (module_results(case, numbers, rnnkernels) for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_same_bits_every_time(cell, dtype):
     for layout in LAYOUTS[:4]:
-        case = Case(cell, dtype, T=50, B=40, I=70, H=130, L=2, D=2, layout=layout)
-        numbers = Numbers.draw(case)
-        first, second = (module_results(case, numbers, rnnkernels) for _ in range(2))
-        assert all(torch.equal(value, second[name]) for name, value in first.items())
+        check_same_bits(Case(cell, dtype, T=50, B=40, I=70, H=130, L=2, D=2, layout=layout))
 
 
 @pytest.mark.parametrize("regime", ("R0", "R1", "R2", "R3", "R4"))
 @pytest.mark.parametrize("cell", CELLS)
 def test_same_bits_every_time_in_a_regime(cell, regime, monkeypatch):
-    if regime == "R2" and torch.cuda.get_device_capability()[0] < 9:
-        pytest.skip("a card without clusters")
-    monkeypatch.setenv("RNNKERNELS_CUDA_REGIME", regime)
+    force_regime(regime, monkeypatch)
     for T, B in ((50, 70), (4096, 3)):
-        case = Case(cell, torch.bfloat16, T=T, B=B, I=40, H=60 if regime == "R1" else 72, D=2)
-        numbers = Numbers.draw(case)
-        first, second = (module_results(case, numbers, rnnkernels) for _ in range(2))
-        assert all(torch.equal(value, second[name]) for name, value in first.items())
+        check_same_bits(Case(cell, torch.bfloat16, T=T, B=B, I=40, H=60 if regime == "R1" else 72, D=2))
 
 
 def train(module, x):

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnkernels
 from cases import CELLS, Case, Numbers, call_module
-from conftest import needs_cuda, tf32
+from conftest import force_regime, needs_cuda, tf32
 
 pytestmark = [needs_cuda, pytest.mark.usefixtures("on_cuda")]
 LAYOUTS = ("padded", "packed", "unsorted", "lengths")
@@ -67,10 +67,7 @@ of_jobs = pytest.mark.parametrize("case, forced", JOBS, ids=str, indirect=["forc
 @pytest.fixture
 def forced(on_cuda, request, monkeypatch):
     """Forces a regime; then float32 may be TF32."""
-    if request.param == "R2" and torch.cuda.get_device_capability()[0] < 9:
-        pytest.skip("a card without clusters")
-    if request.param:
-        monkeypatch.setenv("RNNKERNELS_CUDA_REGIME", request.param)
+    force_regime(request.param, monkeypatch)
     with tf32(cudnn=request.param is not None):
         yield
 

@@ -17,7 +17,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench import checkout
-from bench.gpu import card
 from bench.gpu.points import contenders, only_answers, set_precision
 from bench.peers import PADDED
 from bench.point import Point
