@@ -20,9 +20,9 @@ def program(tmp_path_factory):
 
 @pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
 @pytest.mark.parametrize("dtype, regime", [("f64", "R0"), ("f32", "R0"), ("bf16", "R0"), ("f16", "R0"),
-                                           ("tf32", "R1"), ("bf16", "R1"), ("f16", "R1"),
-                                           ("tf32", "R2"), ("bf16", "R2"), ("f16", "R2"),
-                                           ("tf32", "R3"), ("bf16", "R3"), ("f16", "R3"),
+                                           ("f32", "R1"), ("tf32", "R1"), ("bf16", "R1"), ("f16", "R1"),
+                                           ("f32", "R2"), ("tf32", "R2"), ("bf16", "R2"), ("f16", "R2"),
+                                           ("f32", "R3"), ("tf32", "R3"), ("bf16", "R3"), ("f16", "R3"),
                                            ("tf32", "R4"), ("bf16", "R4"), ("f16", "R4")])
 def test_layers(program, dtype, regime):
     result = subprocess.run([program, dtype, regime], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

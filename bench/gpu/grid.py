@@ -75,7 +75,7 @@ BARS = (
     Bar("ahead where torch.nn is packed, projected or float64", 1.0, "torch", odd),
 )
 
-# The persistent kernels, of which nothing is expected before they are there: printed, never failed.
+# What the persistent kernels are for: printed, not failed, until a card has judged the model behind them.
 sizes = lambda p: plain(replace(p, D=1)) and p.T == STEPS and p.H in (64, 128, 256, 512, 768, 1024) and p.B <= 128
 half = lambda p: sizes(p) and p.dtype in ("bfloat16", "float16")
 strong = lambda p: half(p) and cudnn_algorithm(p) == "PERSIST_STATIC" and p.B >= 64

@@ -53,7 +53,7 @@ def main(cells: list[str]) -> int:
         print(f"no regimes to measure here: {lacking}", file=sys.stderr)
         return 2
     print(torch.cuda.get_device_name(0))
-    for cell, H, B, dtype, mode in product(cells, SIZES, ROWS, ("bf16", "tf32"), ("forward", "train")):
+    for cell, H, B, dtype, mode in product(cells, SIZES, ROWS, ("bf16", "tf32", "fp32"), ("forward", "train")):
         point = Point(cell, "forward", T=STEPS, B=B, H=H, dtype=DTYPES[dtype])
         times = measure(replace(point, mode=mode))
         print(cell, mode, dtype, f"B={B} H={H}:", *(f"{name} {us:.2f}" for name, us in times.items()), flush=True)

@@ -136,10 +136,11 @@ class BackwardCells {
   }
 
   // As they meet h, for the product: gate g's `units` go to row + g * gate_stride.
+  template <class Tiles>
   __device__ static void write_operands(const Slots& slots, T* row, int gate_stride) {
     for_gates<C>([&](auto gate, auto /*meets_x*/, auto meets_h) {
       Units<T, units> operands;
-      for (int o = 0; o < units; ++o) operands.at[o] = operand(narrow<T>(slots.at[meets_h.value].at[o]));
+      for (int o = 0; o < units; ++o) operands.at[o] = operand<Tiles>(narrow<T>(slots.at[meets_h.value].at[o]));
       store_units(row + gate.value * gate_stride, operands, units, true);
     });
   }

@@ -98,9 +98,9 @@ int clusters_of_kernel() {
 }
 
 template <template <class, class, class> class Kernel, bool backward>
-int clusters(Cell cell, Type type, int64_t H) {
+int clusters(const Problem& p) {
   int count = 0;
-  with_kernel<ClusterTilings, backward>(cell, type, H, [&](auto zero, auto c, auto tiling) {
+  with_kernel<ClusterTilings, backward>(p, [&](auto zero, auto c, auto tiling) {
     using T = decltype(zero);
     using C = decltype(c);
     using Tiles = decltype(tiling);

@@ -7,8 +7,8 @@
 // cluster_forward.cu; a warp multiplies for 16 units of a rank or for 8 of every other one.
 // Budget: registers, at most 128 for weights (tilings.h) and 2 * (S + 2) for prefetched values; no spills. Shared memory: 2 * 32 bytes a unit of
 // the layer for what comes, 2 * 8 * G * units for the slots, 512 bytes for each fragment that is not in registers: 85 KB at an LSTM's 512 units of
-// 16 bits, 169 KB at TF32's, 195 KB at an RNN's 1024.
-// Limits: sm_90, 16-bit types and TF32, no projection, H within ClusterTilings of tilings.h. regime.h selects it.
+// 16 bits, 169 KB at TF32's, 221 KB at float32's, 195 KB at an RNN's 1024.
+// Limits: sm_90, 16-bit types and float32, no projection, H within ClusterTilings of tilings.h. regime.h selects it.
 // Shapes: grid [tiles of 8 rows * ranks, D], clusters along x.
 #include "cuda/backward_cells.cuh"
 #include "cuda/cluster.cuh"
@@ -23,7 +23,7 @@ class BackwardCluster {
   // Tiles of M a warp, and of K, of which each gate has as many.
   static constexpr int tiles = H_padded / 16 / (most_cluster_threads<G, Tiles> / 32), gate_tiles = Tiles::units * int(sizeof(T)) / 32;
   static constexpr int k_tiles = (G * gate_tiles + 1) / 2 * 2, kept = Tiles::registers / 4 / tiles;
-  using WeightTiles = Fragments<T, tiles, k_tiles, (k_tiles > kept ? k_tiles - kept : 0)>;
+  using WeightTiles = Fragments<T, Tiles, tiles, k_tiles, (k_tiles > kept ? k_tiles - kept : 0)>;
   using Own = Share<G>;
   using Cells = BackwardCells<T, C, Own::cells, Own::cells>;
   using Inputs = typename Cells::Inputs;
@@ -124,7 +124,7 @@ class BackwardCluster {
 #pragma unroll
     for (int c = 0; c < Own::cells; ++c) {
       slots[c] = cells_.go_back(step, c, in);
-      Cells::write_operands(slots[c], operands + (share_.own.column + c) * WeightTiles::stride + share_.unit, Tiles::units);
+      Cells::template write_operands<Tiles>(slots[c], operands + (share_.own.column + c) * WeightTiles::stride + share_.unit, Tiles::units);
     }
     __syncthreads();
     float sums[tiles][4];
@@ -154,7 +154,7 @@ struct Kernel {
 
 template <class T>
 void run_cluster_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop) {
-  with_cell_and_tiling<ClusterTilings, T, true>(args.cell, args.shape.H, [&](auto cell, auto tiling) {
+  with_cell_and_tiling<ClusterTilings, T, true>(Problem(args), [&](auto cell, auto tiling) {
     using C = decltype(cell);
     using Tiles = decltype(tiling);
     using K = Kernel<T, C, Tiles>;
@@ -166,6 +166,6 @@ template void run_cluster_loop(Queue&, const BackwardArgs<float>&, const Backwar
 template void run_cluster_loop(Queue&, const BackwardArgs<__nv_bfloat16>&, const BackwardLoop<__nv_bfloat16>&);
 template void run_cluster_loop(Queue&, const BackwardArgs<__half>&, const BackwardLoop<__half>&);
 
-int backward_clusters(Cell cell, Type type, int64_t H) { return clusters<Kernel, true>(cell, type, H); }
+int backward_clusters(const Problem& p) { return clusters<Kernel, true>(p); }
 
 }  // namespace rnnk::cuda

@@ -7,8 +7,8 @@
 // gate: 16), a thread one unit of one row (2 of 2): Share.
 // Budget: registers, at most 128 for weights (tilings.h) and 2 * G for x products; no spills. Shared memory: 2 * 8 * (H padded + 16 bytes) for h,
 // as much of the CTA's units for the stages, 512 bytes for each fragment that is not in registers: 18 KB at an LSTM's 512 units of 16 bits, 218 KB at
-// 768, 163 KB at TF32's 512.
-// Limits: sm_90, 16-bit types and TF32, no projection, H within ClusterTilings of tilings.h. regime.h selects it.
+// 768, 163 KB at TF32's 512, 199 KB at float32's.
+// Limits: sm_90, 16-bit types and float32, no projection, H within ClusterTilings of tilings.h. regime.h selects it.
 // Shapes: grid [tiles of 8 rows * ranks, D], clusters along x.
 #include "cuda/cluster.cuh"
 #include "cuda/forward_cells.cuh"
@@ -20,7 +20,7 @@ namespace {
 template <class T, class C, class Tiles>
 class ForwardCluster {
   static constexpr int G = C::gates, kept = Tiles::registers / 4;
-  using WeightTiles = Fragments<T, 1, Tiles::k_tiles, (Tiles::k_tiles > kept ? Tiles::k_tiles - kept : 0)>;
+  using WeightTiles = Fragments<T, Tiles, 1, Tiles::k_tiles, (Tiles::k_tiles > kept ? Tiles::k_tiles - kept : 0)>;
   using Own = Share<G>;
   using Cells = ForwardCells<T, C, Own::cells, Own::cells>;
   using Inputs = typename Cells::Inputs;
@@ -84,7 +84,7 @@ class ForwardCluster {
   // Two stages by turns: a warp may still send from the one when others, who have all of h, go on.
   __device__ T* stage(int message) const { return stage_ + message % 2 * stage_size; }
   __device__ void write_stage(int message, int c) const {
-    store_units(stage(message) + (share_.own.column + c) * stage_stride + share_.unit, cells_.operands(c), Own::cells, true);
+    store_units(stage(message) + (share_.own.column + c) * stage_stride + share_.unit, cells_.template operands<Tiles>(c), Own::cells, true);
   }
 
   // The stage, 16 bytes a time, to all ranks, ourselves first; where to, is h(message).
@@ -132,7 +132,7 @@ struct Kernel {
 
 template <class T>
 void run_cluster_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop) {
-  with_cell_and_tiling<ClusterTilings, T, false>(args.cell, args.shape.H, [&](auto cell, auto tiling) {
+  with_cell_and_tiling<ClusterTilings, T, false>(Problem(args), [&](auto cell, auto tiling) {
     using C = decltype(cell);
     using Tiles = decltype(tiling);
     using K = Kernel<T, C, Tiles>;
@@ -144,6 +144,6 @@ template void run_cluster_loop(Queue&, const ForwardArgs<float>&, const ForwardL
 template void run_cluster_loop(Queue&, const ForwardArgs<__nv_bfloat16>&, const ForwardLoop<__nv_bfloat16>&);
 template void run_cluster_loop(Queue&, const ForwardArgs<__half>&, const ForwardLoop<__half>&);
 
-int forward_clusters(Cell cell, Type type, int64_t H) { return clusters<Kernel, false>(cell, type, H); }
+int forward_clusters(const Problem& p) { return clusters<Kernel, false>(p); }
 
 }  // namespace rnnk::cuda

@@ -6,7 +6,7 @@
 // Threads: a CTA is 8 rows of the batch of one direction; a warp `octets` * 8 units; a thread `octets` units of two rows.
 // Budget: shared memory 2 * 8 * (G * H padded + 16 bytes), at most 18.7 KB (TF32 GRU). Registers: G * octets * k_tiles * 2 for the weights (128 at an
 // LSTM's 128 units of 16 bits), 2 * 2 * octets * (S + 2) for prefetched values; one CTA an SM at the largest H. No spills.
-// Limits: 16-bit types and TF32, no projection, H within tilings.h. regime.h selects it.
+// Limits: 16-bit types and float32, no projection, H within tilings.h. regime.h selects it.
 #include "cuda/backward_cells.cuh"
 #include "cuda/cta.cuh"
 
@@ -17,7 +17,7 @@ namespace {
 template <class T, class C, class Tiles>
 class BackwardCta {
   static constexpr int octets = Tiles::octets;
-  using WeightTiles = Fragments<T, octets / 2, C::gates * Tiles::k_tiles>;
+  using WeightTiles = Fragments<T, Tiles, octets / 2, C::gates * Tiles::k_tiles>;
   using Cells = BackwardCells<T, C, 2, octets>;
   using Inputs = typename Cells::Inputs;
 
@@ -64,7 +64,7 @@ class BackwardCta {
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const auto slots = cells_.go_back(step, c, in);
-      Cells::write_operands(slots, shared + (own_.column + c) * WeightTiles::stride + own_.unit, units_of<T, Tiles>);
+      Cells::template write_operands<Tiles>(slots, shared + (own_.column + c) * WeightTiles::stride + own_.unit, units_of<T, Tiles>);
       cells_.write(step, c, in, slots);
     }
     cells_.fetch(step - 2, in);
@@ -86,10 +86,12 @@ template <class T>
 void run_cta_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop) {
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
     using C = decltype(cell);
-    with_tiling<T>(typename CtaTilings<C::gates, sizeof(T)>::Backward{}, args.shape.H, [&](auto tiling) {
-      using Tiles = decltype(tiling);
-      constexpr size_t shared_bytes = 2 * BackwardCta<T, C, Tiles>::copy_size * sizeof(T);
-      queue.run(backward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
+    with_factors<T>(args.tf32, [&](auto factors) {
+      with_tiling<T>(typename CtaTilings<C::gates, factors.value>::Backward{}, args.shape.H, [&](auto tiling) {
+        using Tiles = decltype(tiling);
+        constexpr size_t shared_bytes = 2 * BackwardCta<T, C, Tiles>::copy_size * sizeof(T);
+        queue.run(backward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
+      });
     });
   });
 }

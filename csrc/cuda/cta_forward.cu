@@ -5,7 +5,7 @@
 // Threads: a CTA is 8 rows of the batch of one direction; a warp `octets` * 8 units; a thread `octets` units of two rows, all gates of them.
 // Budget: shared memory 2 * 8 * (H padded + 16 bytes), at most 12.5 KB (TF32 RNN). Registers: G * octets * k_tiles * 2 for the weights (128 at
 // an LSTM's 128 units of 16 bits), 2 * 2 * G * octets for x products; one CTA an SM at the largest H. No spills (tests/test_cuda_compile.py).
-// Limits: 16-bit types and TF32, no projection, H within tilings.h. regime.h selects it.
+// Limits: 16-bit types and float32, no projection, H within tilings.h. regime.h selects it.
 #include "cuda/forward_cells.cuh"
 #include "cuda/cta.cuh"
 
@@ -16,7 +16,7 @@ namespace {
 template <class T, class C, class Tiles>
 class ForwardCta {
   static constexpr int octets = Tiles::octets, tiles = C::gates * octets / 2;
-  using WeightTiles = Fragments<T, tiles, Tiles::k_tiles>;
+  using WeightTiles = Fragments<T, Tiles, tiles, Tiles::k_tiles>;
   using Cells = ForwardCells<T, C, 2, octets>;
   using Inputs = typename Cells::Inputs;
 
@@ -60,7 +60,7 @@ class ForwardCta {
   }
 
   __device__ void write_operand(T* h, int c) const {
-    store_units(h + (own_.column + c) * WeightTiles::stride + own_.unit, cells_.operands(c), octets, true);
+    store_units(h + (own_.column + c) * WeightTiles::stride + own_.unit, cells_.template operands<Tiles>(c), octets, true);
   }
 
   __device__ void advance(int step, Inputs& in, const T* from, T* to) {
@@ -92,10 +92,12 @@ template <class T>
 void run_cta_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop) {
   with_cell<Wide<T>>(args.cell, [&](auto cell) {
     using C = decltype(cell);
-    with_tiling<T>(typename CtaTilings<C::gates, sizeof(T)>::Forward{}, args.shape.H, [&](auto tiling) {
-      using Tiles = decltype(tiling);
-      constexpr size_t shared_bytes = 2 * ForwardCta<T, C, Tiles>::copy_size * sizeof(T);
-      queue.run(forward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
+    with_factors<T>(args.tf32, [&](auto factors) {
+      with_tiling<T>(typename CtaTilings<C::gates, factors.value>::Forward{}, args.shape.H, [&](auto tiling) {
+        using Tiles = decltype(tiling);
+        constexpr size_t shared_bytes = 2 * ForwardCta<T, C, Tiles>::copy_size * sizeof(T);
+        queue.run(forward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
+      });
     });
   });
 }

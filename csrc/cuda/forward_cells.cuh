@@ -77,9 +77,10 @@ class ForwardCells {
   }
 
   // h of a row, as the next product takes it.
+  template <class Tiles>
   __device__ Units<T, units> operands(int c) const {
     Units<T, units> h;
-    for (int o = 0; o < units; ++o) h.at[o] = operand(state_[c].at[o]);
+    for (int o = 0; o < units; ++o) h.at[o] = operand<Tiles>(state_[c].at[o]);
     return h;
   }
 

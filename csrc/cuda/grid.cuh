@@ -13,7 +13,7 @@ namespace rnnk::cuda {
 template <class T, class Tiles, int gates, int parts>
 class Team {
   static constexpr int tiles = (gates * Tiles::units + 15) / 16, k_tiles = parts * Tiles::k_tiles / grid_warps, kept = Tiles::registers / 4 / tiles;
-  using WeightTiles = Fragments<T, tiles, k_tiles, (k_tiles > kept ? k_tiles - kept : 0)>;
+  using WeightTiles = Fragments<T, Tiles, tiles, k_tiles, (k_tiles > kept ? k_tiles - kept : 0)>;
   static constexpr int block_units = 64 / sizeof(T), block_size = block_units * tile_rows;
   // A row of sums: 8 columns, and one more for the banks' sake, for they are read by columns.
   static constexpr int sums_stride = tile_rows + 1, sums_size = tiles * 16 * sums_stride;
@@ -154,14 +154,14 @@ void run_grid(Queue& queue, const Args& args, const Loop& loop, Mail mail) {
 }
 
 template <template <class, class, class> class Kernel, bool backward>
-Teams teams(Cell cell, Type type, int64_t H) {
+Teams teams(const Problem& p) {
   Teams result{};
-  with_kernel<GridTilings, backward>(cell, type, H, [&](auto zero, auto c, auto tiling) {
+  with_kernel<GridTilings, backward>(p, [&](auto zero, auto c, auto tiling) {
     using Tiles = decltype(tiling);
     using K = Kernel<decltype(zero), decltype(c), Tiles>;
     static PerDevice known;
     const int room = known([](int) { return resident_blocks(K::function, {dim3(1), K::block, K::shared_bytes, 1, true}); });
-    result.ranks = H > 0 ? int((H + Tiles::units - 1) / Tiles::units) : 1;
+    result.ranks = p.shape.H > 0 ? int((p.shape.H + Tiles::units - 1) / Tiles::units) : 1;
     result.units = Tiles::units;
     result.count = room / result.ranks;
   });

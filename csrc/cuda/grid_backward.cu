@@ -10,7 +10,7 @@
 // Budget: registers, at most 104 for weights (tilings.h), 16 for what comes from the L2, 2 * (S + 2) for prefetched values; no spills. Shared
 // memory: 8 warps * units * 36 bytes for sums, 512 bytes for each fragment that is not in registers: 37 KB at an LSTM's 1024 units of 16 bits,
 // 161 KB at 2048.
-// Limits: 16-bit types and TF32, no projection, H within GridTilings of tilings.h and the card's number of SMs. regime.h selects it.
+// Limits: 16-bit types and float32, no projection, H within GridTilings of tilings.h and the card's number of SMs. regime.h selects it.
 // Shapes: grid [ranks * teams, directions], all of it resident.
 #include "cuda/backward_cells.cuh"
 #include "cuda/grid.cuh"
@@ -88,7 +88,7 @@ class BackwardGrid {
     cells.forget_addresses();
     if (team_.has_cell) {
       slots = cells.go_back(step, 0, in);
-      Cells::write_operands(slots, team_.own_values(tile, message, cells.place()), Ranks::part_stride);
+      Cells::template write_operands<Tiles>(slots, team_.own_values(tile, message, cells.place()), Ranks::part_stride);
     }
     team_.send(tile, message);
     if (!team_.has_cell) return;
@@ -114,7 +114,7 @@ struct Kernel {
 
 template <class T>
 void run_grid_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop, const Mail& mail) {
-  with_cell_and_tiling<GridTilings, T, true>(args.cell, args.shape.H, [&](auto cell, auto tiling) {
+  with_cell_and_tiling<GridTilings, T, true>(Problem(args), [&](auto cell, auto tiling) {
     run_grid<Kernel<T, decltype(cell), decltype(tiling)>>(queue, args, loop, mail);
   });
 }
@@ -123,6 +123,6 @@ template void run_grid_loop(Queue&, const BackwardArgs<float>&, const BackwardLo
 template void run_grid_loop(Queue&, const BackwardArgs<__nv_bfloat16>&, const BackwardLoop<__nv_bfloat16>&, const Mail&);
 template void run_grid_loop(Queue&, const BackwardArgs<__half>&, const BackwardLoop<__half>&, const Mail&);
 
-Teams backward_teams(Cell cell, Type type, int64_t H) { return teams<Kernel, true>(cell, type, H); }
+Teams backward_teams(const Problem& p) { return teams<Kernel, true>(p); }
 
 }  // namespace rnnk::cuda

@@ -10,7 +10,7 @@
 // Budget: registers, at most 128 for weights (tilings.h), 16 for what comes from the L2, 2 * G for x products; no spills. Shared memory: 8 warps
 // * G * units * 36 bytes for sums, 512 bytes for each fragment that is not in registers: 18 KB at an LSTM's 1024 units of 16 bits, 146 KB at
 // 2048.
-// Limits: 16-bit types and TF32, no projection, H within GridTilings of tilings.h and the card's number of SMs. regime.h selects it.
+// Limits: 16-bit types and float32, no projection, H within GridTilings of tilings.h and the card's number of SMs. regime.h selects it.
 // Shapes: grid [ranks * teams, directions], all of it resident.
 #include "cuda/forward_cells.cuh"
 #include "cuda/grid.cuh"
@@ -62,7 +62,7 @@ class ForwardGrid {
       if (tile >= tiles) continue;
       if (team_.has_cell) {
         cells[tile].load();
-        *team_.own_values(tile, message, cells[tile].place()) = cells[tile].operands(0).at[0];
+        *team_.own_values(tile, message, cells[tile].place()) = cells[tile].template operands<Tiles>(0).at[0];
         cells[tile].fetch(cells[tile].begin, inputs[tile]);
       }
       team_.send(tile, message);
@@ -83,7 +83,7 @@ class ForwardGrid {
     typename Cells::Results results;
     if (team_.has_cell) {
       results = cells.advance(step, 0, in, [&](int, int, int gate) { return team_.product(gate, cells.place()); });
-      *team_.own_values(tile, message + 1, cells.place()) = cells.operands(0).at[0];
+      *team_.own_values(tile, message + 1, cells.place()) = cells.template operands<Tiles>(0).at[0];
     }
     if (step + 1 < cells.stop) team_.send(tile, message + 1);
     else __syncthreads();
@@ -110,7 +110,7 @@ struct Kernel {
 
 template <class T>
 void run_grid_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop, const Mail& mail) {
-  with_cell_and_tiling<GridTilings, T, false>(args.cell, args.shape.H, [&](auto cell, auto tiling) {
+  with_cell_and_tiling<GridTilings, T, false>(Problem(args), [&](auto cell, auto tiling) {
     run_grid<Kernel<T, decltype(cell), decltype(tiling)>>(queue, args, loop, mail);
   });
 }
@@ -119,6 +119,6 @@ template void run_grid_loop(Queue&, const ForwardArgs<float>&, const ForwardLoop
 template void run_grid_loop(Queue&, const ForwardArgs<__nv_bfloat16>&, const ForwardLoop<__nv_bfloat16>&, const Mail&);
 template void run_grid_loop(Queue&, const ForwardArgs<__half>&, const ForwardLoop<__half>&, const Mail&);
 
-Teams forward_teams(Cell cell, Type type, int64_t H) { return teams<Kernel, false>(cell, type, H); }
+Teams forward_teams(const Problem& p) { return teams<Kernel, false>(p); }
 
 }  // namespace rnnk::cuda

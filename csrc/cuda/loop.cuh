@@ -72,22 +72,42 @@ struct Calendar {
   }
 };
 
-// As the tensor cores take a value.
-template <class T>
+// As the products of a tiling take a value.
+template <class Tiles, class T>
 __device__ T operand(T x) {
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<T, float> && !Tiles::tf32x3) {
     const uint32_t bits = ptx::to_tf32(x);
     std::memcpy(&x, &bits, 4);
   }
   return x;
 }
 
+// The words of a fragment, float32, as sums: of what TF32 has room for, cut off, and of what that leaves, of which the tensor cores cut off the last two bits.
+template <int n>
+struct Split {
+  uint32_t high[n], low[n];
+
+  __device__ explicit Split(const uint32_t (&words)[n]) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      high[i] = words[i] & 0xffffe000;
+      float x, h;
+      std::memcpy(&x, &words[i], 4), std::memcpy(&h, &high[i], 4);
+      x -= h;
+      std::memcpy(&low[i], &x, 4);
+    }
+  }
+};
+
 // A matrix of 16 * tiles rows a warp, as A fragments, and its product with 8 rows of k_tiles * 32 bytes. The
 // fragments lie in registers, those of the last `shared_k_tiles` of K in shared memory, in the order in which lanes take them.
-template <class T, int tiles, int k_tiles, int shared_k_tiles = 0>
+template <class T, class Tiles, int tiles, int k_tiles, int shared_k_tiles = 0>
 class Fragments {
   static_assert(k_tiles % 2 == 0);
   static constexpr int kept = k_tiles - shared_k_tiles;
+  // Tensor cores cut sums off instead of rounding them. 3xTF32 lets them add up so many tiles of K, and float32 the rest (Ootomo and Yokota 2022,
+  // arXiv:2203.03341); with half as many the compiler has more under way than it has registers for.
+  static constexpr int tiles_together = 14;
   uint32_t a_[tiles][kept][4];
   uint4* const shared_;  // [warps, shared_k_tiles, tiles, 32]
 
@@ -112,7 +132,7 @@ class Fragments {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           Units<T, values> w = word(2 * t + r % 2, k, r / 2 * tile_values / 2 + i * values);
-          for (T& x : w.at) x = operand(x);
+          for (T& x : w.at) x = operand<Tiles>(x);
           std::memcpy(&a[r], &w, 4);
         }
         if (k < kept) std::memcpy(a_[t][k < kept ? k : 0], a, 16);
@@ -133,38 +153,55 @@ class Fragments {
   // An mma waits for the one before it on the same sums: a warp with few tiles takes turns between several.
   template <class F>
   __device__ void multiply_pairs(const F& pair, float (&sums)[tiles][4]) const {
-    constexpr int wanted = tiles < 4 ? 4 / tiles : 1, chains = wanted < k_tiles ? wanted : k_tiles;
+    constexpr int wanted = tiles < 4 ? 4 / tiles : 1, chains = Tiles::tf32x3 ? (tiles < 2 ? 3 : 2) : wanted < k_tiles ? wanted : k_tiles;
     float parts[chains][tiles][4] = {};
     const auto add = [&](int k, uint32_t low, uint32_t high) {
       const uint32_t b[2] = {low, high};
 #pragma unroll
       for (int t = 0; t < tiles; ++t) {
+        uint32_t a[4];
         if (k < kept) {
-          ptx::mma<T>(parts[k % chains][t], a_[t][k < kept ? k : 0], b);
+          for (int r = 0; r < 4; ++r) a[r] = a_[t][k < kept ? k : 0][r];
         } else {
           const uint4 w = *shared(k, t);
-          const uint32_t a[4] = {w.x, w.y, w.z, w.w};
-          ptx::mma<T>(parts[k % chains][t], a, b);
+          a[0] = w.x, a[1] = w.y, a[2] = w.z, a[3] = w.w;
         }
+        if constexpr (Tiles::tf32x3) add_split(a, b, parts[0][t], parts[1][t], parts[chains - 1][t]);
+        else ptx::mma<T>(parts[k % chains][t], a, b);
       }
     };
+    const auto for_sums = [&](const auto& f) {
+#pragma unroll
+      for (int t = 0; t < tiles; ++t)
+#pragma unroll
+        for (int r = 0; r < 4; ++r) f(t, r);
+    };
+    if (Tiles::tf32x3) for_sums([&](int t, int r) { sums[t][r] = 0; });
 #pragma unroll
     for (int k = 0; k < k_tiles; k += 2) {
       uint32_t b[4];
       if (!pair(k, b)) break;
       add(k, b[0], b[1]);
       add(k + 1, b[2], b[3]);
+      if (Tiles::tf32x3 && (k + 2) % tiles_together == 0) for_sums([&](int t, int r) { sums[t][r] += parts[0][t][r], parts[0][t][r] = 0; });
     }
-#pragma unroll
-    for (int t = 0; t < tiles; ++t)
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        sums[t][r] = parts[0][t][r];
-        for (int chain = 1; chain < chains; ++chain) sums[t][r] += parts[chain][t][r];
-      }
+    for_sums([&](int t, int r) {
+      sums[t][r] = Tiles::tf32x3 ? sums[t][r] + parts[0][t][r] : parts[0][t][r];
+      for (int chain = 1; chain < chains; ++chain) sums[t][r] += parts[chain][t][r];
+    });
   }
 
  private:
+  // 3xTF32. What is left out, the product of both lows, is some 2^-22 of a product.
+  __device__ static void add_split(uint32_t (&a_words)[4], const uint32_t (&b_words)[2], float (&high)[4], float (&low_high)[4], float (&high_low)[4]) {
+    for (uint32_t& word : a_words) word = ptx::fresh(word);  // or both parts of every weight would be kept from step to step
+    const Split<4> a(a_words);
+    const Split<2> b(b_words);
+    ptx::mma<T>(low_high, a.low, b.high);
+    ptx::mma<T>(high_low, a.high, b.low);
+    ptx::mma<T>(high, a.high, b.high);
+  }
+
   // A constant distance apart, or the compiler would keep an address for each.
   __device__ uint4* shared(int k, int t) const {
     return shared_ + int(threadIdx.x) / 32 * (shared_k_tiles * tiles * 32) + ((k - kept) * tiles + t) * 32 + int(threadIdx.x) % 32;

@@ -37,7 +37,9 @@ namespace rnnk::cuda::ptx {
 __device__ inline uint32_t shared_address(const void* shared) { return uint32_t(__cvta_generic_to_shared(shared)); }
 
 // The same number, which the compiler takes for another one: what follows from it is computed where it is needed, and fills no registers between.
-__device__ inline int fresh(int x) {
+template <class Word>
+__device__ Word fresh(Word x) {
+  static_assert(sizeof(Word) == 4);
   asm volatile("" : "+r"(x));
   return x;
 }

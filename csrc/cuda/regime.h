@@ -42,44 +42,45 @@ constexpr int64_t largest_units(bool backward) {
   return backward ? capacity<T>(typename Lists::Backward{}) : capacity<T>(typename Lists::Forward{});
 }
 template <class T, int gates>
-constexpr int64_t largest_units(Regime regime, bool backward) {
-  return regime == Regime::r1   ? largest_units<T, CtaTilings<gates, sizeof(T)>>(backward)
-         : regime == Regime::r2 ? largest_units<T, ClusterTilings<(gates > 1), sizeof(T)>>(backward)
-                                : largest_units<T, GridTilings<(gates > 1), sizeof(T)>>(backward);
+int64_t largest_units(Regime regime, const Problem& p) {
+  return with_factors<T>(p.tf32, [&](auto factors) {
+    return regime == Regime::r1   ? largest_units<T, CtaTilings<gates, factors.value>>(p.backward)
+           : regime == Regime::r2 ? largest_units<T, ClusterTilings<gates, factors.value>>(p.backward)
+                                  : largest_units<T, GridTilings<gates, factors.value>>(p.backward);
+  });
 }
 template <class T>
-constexpr int64_t largest_units(Regime regime, Cell cell, bool backward) {
-  const int gates = gate_count(cell);
-  return gates == 4   ? largest_units<T, 4>(regime, backward)
-         : gates == 3 ? largest_units<T, 3>(regime, backward)
-                      : largest_units<T, 1>(regime, backward);
+int64_t largest_units(Regime regime, const Problem& p) {
+  const int gates = gate_count(p.cell);
+  return gates == 4 ? largest_units<T, 4>(regime, p) : gates == 3 ? largest_units<T, 3>(regime, p) : largest_units<T, 1>(regime, p);
 }
 
-// How many of R2's clusters the current device has room for at once, of the kernel that takes H units; 0 where it takes none. The type on_tensor_cores.
-// Asked once a kernel and device. cluster_forward.cu, cluster_backward.cu.
-int forward_clusters(Cell cell, Type type, int64_t H);
-int backward_clusters(Cell cell, Type type, int64_t H);
+// How many of R2's clusters the current device has room for at once, of the kernel that takes the layer; 0 where it takes none. The type
+// on_tensor_cores. Asked once a kernel and device. cluster_forward.cu, cluster_backward.cu.
+int forward_clusters(const Problem& p);
+int backward_clusters(const Problem& p);
 
 // R3 likewise: the CTAs of a team, its ranks, with `units` each, and how many teams there is room for. grid_forward.cu, grid_backward.cu.
 struct Teams {
   int ranks, units, count;
 };
-Teams forward_teams(Cell cell, Type type, int64_t H);
-Teams backward_teams(Cell cell, Type type, int64_t H);
+Teams forward_teams(const Problem& p);
+Teams backward_teams(const Problem& p);
 
 inline int64_t tiles_of_rows(const Problem& p) { return (p.shape.B + 7) / 8 * p.shape.D; }
-inline int resident_tiles(const Problem& p) { return (p.backward ? backward_clusters : forward_clusters)(p.cell, p.type, p.shape.H); }
-inline Teams resident_teams(const Problem& p) { return (p.backward ? backward_teams : forward_teams)(p.cell, p.type, p.shape.H); }
+inline int resident_tiles(const Problem& p) { return p.backward ? backward_clusters(p) : forward_clusters(p); }
+inline Teams resident_teams(const Problem& p) { return p.backward ? backward_teams(p) : forward_teams(p); }
 
-// R1, R3 and R4 need sm_80 for their mma, as all that we build for has; R2 a card that has clusters, and room for one; R3 room for a team.
+// R1, R3 and R4 need sm_80 for their mma, as all that we build for has; R2 a card that has clusters, and room for one; R3 room for a team. R4
+// makes float32 TF32, so that has to be allowed.
 inline bool fits(Regime regime, const Problem& p) {
   if (regime == Regime::r0) return true;
   if (p.resets || p.with_cells || gated_count(p.cell)) return false;
-  if (p.projected || p.type == Type::f64 || (p.type == Type::f32 && !p.tf32)) return false;
+  if (p.projected || p.type == Type::f64) return false;
   if (p.shape.T * p.shape.B * p.shape.D > std::numeric_limits<int>::max()) return false;  // tokens, chunk after chunk of two directions
-  if (regime == Regime::r4) return p.shape.B <= most_blocks_across * fused_tile_rows(p.shape.B);
-  const auto most = p.type == Type::f32 ? largest_units<float> : largest_units<__half>;
-  return p.shape.H <= most(regime, p.cell, p.backward) && (regime != Regime::r2 || resident_tiles(p) > 0) &&
+  if (regime == Regime::r4) return (p.type != Type::f32 || p.tf32) && p.shape.B <= most_blocks_across * fused_tile_rows(p.shape.B);
+  const int64_t most = p.type == Type::f32 ? largest_units<float>(regime, p) : largest_units<__half>(regime, p);
+  return p.shape.H <= most && (regime != Regime::r2 || resident_tiles(p) > 0) &&
          (regime != Regime::r3 || resident_teams(p).count > 0);
 }
 

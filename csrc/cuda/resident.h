@@ -6,22 +6,24 @@
 
 namespace rnnk::cuda {
 
-// Calls f(C{}, Tiling{}) with the cell's mathematics and the first tiling of Lists, ClusterTilings or GridTilings, that takes H units.
-template <template <bool, size_t> class Lists, class T, bool backward, class F>
-void with_cell_and_tiling(Cell cell, int64_t H, const F& f) {
-  with_cell<Wide<T>>(cell, [&](auto c) {
-    using Of = Lists<(decltype(c)::gates > 1), sizeof(T)>;
-    with_tiling<T>(std::conditional_t<backward, typename Of::Backward, typename Of::Forward>{}, H, [&](auto tiling) { f(c, tiling); });
+// Calls f(C{}, Tiling{}) with the cell's mathematics and the first tiling of Lists, ClusterTilings or GridTilings, that takes the layer.
+template <template <int, Factors> class Lists, class T, bool backward, class F>
+void with_cell_and_tiling(const Problem& p, const F& f) {
+  with_cell<Wide<T>>(p.cell, [&](auto c) {
+    with_factors<T>(p.tf32, [&](auto factors) {
+      using Of = Lists<decltype(c)::gates, factors.value>;
+      with_tiling<T>(std::conditional_t<backward, typename Of::Backward, typename Of::Forward>{}, p.shape.H, [&](auto tiling) { f(c, tiling); });
+    });
   });
 }
 
 // f(T{}, C{}, Tiling{}), of a type that on_tensor_cores.
-template <template <bool, size_t> class Lists, bool backward, class F>
-void with_kernel(Cell cell, Type type, int64_t H, const F& f) {
+template <template <int, Factors> class Lists, bool backward, class F>
+void with_kernel(const Problem& p, const F& f) {
   const auto of = [&](auto zero) {
-    with_cell_and_tiling<Lists, decltype(zero), backward>(cell, H, [&](auto c, auto tiling) { f(zero, c, tiling); });
+    with_cell_and_tiling<Lists, decltype(zero), backward>(p, [&](auto c, auto tiling) { f(zero, c, tiling); });
   };
-  type == Type::f32 ? of(float{}) : type == Type::bf16 ? of(__nv_bfloat16{}) : of(__half{});
+  p.type == Type::f32 ? of(float{}) : p.type == Type::bf16 ? of(__nv_bfloat16{}) : of(__half{});
 }
 
 }  // namespace rnnk::cuda

@@ -357,6 +357,8 @@ MUTANTS = [
     Mutant("cuda R2: two ranks exchanged", R2, "cluster_address(full_, rank)", "cluster_address(full_, rank ^ (ptx::cluster_size() > 1))"),
     Mutant("cuda R2: one lane's gates are another's", R2, "upper ? left : right, 16)", "upper ? left : right, 8)"),
     Mutant("cuda R2: a layer's last units belong to nobody", R2, "(s.H + ranks - 1) / ranks + step - 1", "s.H / ranks"),
+    Mutant("cuda 3xTF32: a product with a low is left out", LOOP, "    ptx::mma<T>(high_low, a.high, b.low);\n", ""),
+    Mutant("cuda 3xTF32: float32 keeps the newest tiles only", LOOP, "sums[t][r] += parts[0][t][r], parts", "sums[t][r] = parts[0][t][r], parts"),
     Mutant("cuda R2: weights in shared memory in one place", LOOP, "(k - kept) * tiles + t)", "(k - kept) * 0 + t)"),
     Mutant("cuda R2: one copy of h", R2_FORWARD, "return h_ + message % 2 * copy_size;", "return h_ + 0 * message;"),
     Mutant("cuda R2: one stage for two", R2_FORWARD, "return stage_ + message % 2 * stage_size;", "return stage_ + 0 * message;"),

@@ -12,7 +12,8 @@ namespace rnnk::cuda::ptx {
 
 using cuda_host::Location;
 
-inline int fresh(int x) { return x; }
+template <class Word>
+Word fresh(Word x) { return x; }
 
 // --- Words in global memory.
 
