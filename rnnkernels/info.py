@@ -11,7 +11,7 @@ def info():
     extension  whether compiled kernels are there; built_for, compiler, cuda and archs (TORCH_CUDA_ARCH_LIST) are what they were
                built with, None without
     isa        the instruction set the CPU kernels chose (honours ATEN_CPU_CAPABILITY), None without
-    gpu        the CUDA kernels of this build, None without
+    gpu        how many passes each regime of the CUDA kernels has taken since the import (docs/cuda.md), None without them
     torch      the version running now
     threads    torch.get_num_threads(), which the kernels use
     devices    device types with kernels
@@ -36,5 +36,7 @@ def info():
 
 def main():
     for name, value in info().items():
+        if isinstance(value, dict):
+            value = [f"{key}: {count}" for key, count in value.items()]
         value = ", ".join(value) if isinstance(value, list) else value
         print(f"{name:<10} {'-' if value in (None, '') else value}")

@@ -98,11 +98,15 @@ REGIMES = [("R1", 60), ("R2", 17), ("R2", 72), ("R2", 250), ("R2", 500), (None, 
 def test_regimes(cell, dtype, rounds, regime, H, monkeypatch):
     """rounds: float32 may become TF32, without which R4 refuses."""
     force_regime(regime, monkeypatch)
+    refused = regime == "R4" and not rounds
+    before = rnnkernels.info()["gpu"]
     with tf32(cudnn=rounds):
         for layout in LAYOUTS[:4]:
-            case = Case(cell, dtype, T=30, B=19, I=40, H=H, D=2, layout=layout)
-            with pytest.raises(RuntimeError, match="does not take this layer") if regime == "R4" and not rounds else nullcontext():
-                check(case)
+            with pytest.raises(RuntimeError, match="does not take this layer") if refused else nullcontext():
+                check(Case(cell, dtype, T=30, B=19, I=40, H=H, D=2, layout=layout))
+    after = rnnkernels.info()["gpu"]
+    taken = {name for name in after if after[name] > before[name]}
+    assert regime is None or taken == (set() if refused else {regime})
 
 
 # What torch.nn does not have.

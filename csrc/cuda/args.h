@@ -78,16 +78,19 @@ struct BackwardArgs {
 // Of the gates, the last so many whose recurrent product is not with h but with a gated state; cells.h asserts that cells/ agrees.
 constexpr int gated_count(Cell cell) { return cell == Cell::gru_reset_before ? 1 : 0; }
 
-// Enqueues the layer on `stream`, or, where `workspace` is null, only sets `bytes` to what it needs, never 0; a workspace lies at a multiple
-// of 256. Nothing is allocated, nothing waits, no host memory is read once the call has returned: it may be captured into a graph.
-// `chunk_bytes` bounds what the workspace holds per token: forward, products that shall stay in the L2; backward, what the large
-// products of a chunk of steps need, whose weight gradients are added up. cudaErrorNotSupported where the environment
-// forces a regime that does not take the layer (regime.h). T: float, double, __nv_bfloat16, __half.
+// The ways a layer is computed: docs/cuda.md.
+enum class Regime { r0, r1, r2, r3, r4 };
+constexpr const char* regime_names[] = {"R0", "R1", "R2", "R3", "R4"};
+
+// Enqueues the layer on `stream`, by a regime that fits it (regime.h), or, where `workspace` is null, only sets `bytes` to what it needs,
+// never 0; a workspace lies at a multiple of 256. Nothing is allocated, nothing waits, no host memory is read once the call has returned: it
+// may be captured into a graph. `chunk_bytes` bounds what the workspace holds per token: forward, products that shall stay in the L2; backward,
+// what the large products of a chunk of steps need, whose weight gradients are added up. T: float, double, __nv_bfloat16, __half.
 template <class T>
-cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
+cudaError_t forward(const ForwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
                     size_t chunk_bytes = 32 << 20);
 template <class T>
-cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
+cudaError_t backward(const BackwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
                      size_t chunk_bytes = 256 << 20);
 
 }  // namespace rnnk::cuda

@@ -176,11 +176,9 @@ class Backward {
 }  // namespace
 
 template <class T>
-cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
-  const std::optional<Regime> regime = choose(Problem(args));
-  if (!regime) return cudaErrorNotSupported;
+cudaError_t backward(const BackwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
   return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
-    const Backward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);
+    const Backward<T, decltype(cell)> layer(args, regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);
     layer.enqueue(queue);
@@ -188,9 +186,9 @@ cudaError_t backward(const BackwardArgs<T>& args, const Gemm& gemm, void* worksp
   });
 }
 
-template cudaError_t backward(const BackwardArgs<float>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
-template cudaError_t backward(const BackwardArgs<double>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
-template cudaError_t backward(const BackwardArgs<__nv_bfloat16>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
-template cudaError_t backward(const BackwardArgs<__half>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t backward(const BackwardArgs<float>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t backward(const BackwardArgs<double>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t backward(const BackwardArgs<__nv_bfloat16>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t backward(const BackwardArgs<__half>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
 
 }  // namespace rnnk::cuda

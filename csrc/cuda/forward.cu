@@ -111,11 +111,9 @@ class Forward {
 }  // namespace
 
 template <class T>
-cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
-  const std::optional<Regime> regime = choose(Problem(args));
-  if (!regime) return cudaErrorNotSupported;
+cudaError_t forward(const ForwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
   return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
-    const Forward<T, decltype(cell)> layer(args, *regime, workspace, chunk_bytes);
+    const Forward<T, decltype(cell)> layer(args, regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;
     Queue queue(stream, gemm);
     layer.enqueue(queue);
@@ -123,9 +121,9 @@ cudaError_t forward(const ForwardArgs<T>& args, const Gemm& gemm, void* workspac
   });
 }
 
-template cudaError_t forward(const ForwardArgs<float>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
-template cudaError_t forward(const ForwardArgs<double>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
-template cudaError_t forward(const ForwardArgs<__nv_bfloat16>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
-template cudaError_t forward(const ForwardArgs<__half>&, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t forward(const ForwardArgs<float>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t forward(const ForwardArgs<double>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t forward(const ForwardArgs<__nv_bfloat16>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
+template cudaError_t forward(const ForwardArgs<__half>&, Regime, const Gemm&, void*, size_t&, cudaStream_t, size_t);
 
 }  // namespace rnnk::cuda

@@ -11,9 +11,6 @@
 
 namespace rnnk::cuda {
 
-enum class Regime { r0, r1, r2, r3, r4 };
-constexpr const char* regime_names[] = {"R0", "R1", "R2", "R3", "R4"};
-
 // Whether one launch takes a chunk's steps.
 constexpr bool loops(Regime regime) { return regime == Regime::r1 || regime == Regime::r2 || regime == Regime::r3; }
 

@@ -62,7 +62,12 @@ pybind11::dict build_info() {
   info["compiler"] = "gcc " __VERSION__;
   const DeviceKernels* cuda = device_kernels(c10::kCUDA);
   info["cuda"] = cuda ? pybind11::cast(cuda->toolkit) : pybind11::none();
-  info["gpu"] = cuda ? pybind11::cast(cuda->names) : pybind11::none();
+  info["gpu"] = pybind11::none();
+  if (cuda) {
+    pybind11::dict passes;
+    for (const auto& [name, count] : cuda->passes()) passes[name.c_str()] = count;
+    info["gpu"] = passes;
+  }
   return info;
 }
 

@@ -8,7 +8,10 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <c10/util/StringUtil.h>
 #include <torch/library.h>
+
+#include <atomic>
 
 #include "cuda/args.h"
 #include "cuda/regime.h"
@@ -20,11 +23,14 @@ namespace rnnk {
 
 namespace {
 
-const std::string regimes = [] {
-  std::string all;
-  for (const char* name : cuda::regime_names) all += (all.empty() ? "" : ", ") + std::string(name);
+// How many passes each regime has taken.
+std::atomic<int64_t> passes[std::size(cuda::regime_names)];
+
+std::vector<std::pair<std::string, int64_t>> passes_by_regime() {
+  std::vector<std::pair<std::string, int64_t>> all;
+  for (size_t k = 0; k < std::size(passes); ++k) all.emplace_back(cuda::regime_names[k], passes[k].load());
   return all;
-}();
+}
 
 template <class T>
 struct OnDevice {
@@ -92,12 +98,14 @@ void run(Args& args, const Tensor& x) {
   const cudaStream_t stream = at::cuda::getCurrentCUDAStream();
   args.tf32 = allows_tf32(args.shape.T);
   CublasProducts products(args.tf32);
-  TORCH_CHECK(cuda::choose(cuda::Problem(args)), "rnnkernels: RNNKERNELS_CUDA_REGIME=", std::getenv("RNNKERNELS_CUDA_REGIME"),
-              " does not take this layer, or is none of ", regimes);
+  const std::optional<cuda::Regime> regime = cuda::choose(cuda::Problem(args));
+  TORCH_CHECK(regime, "rnnkernels: RNNKERNELS_CUDA_REGIME=", std::getenv("RNNKERNELS_CUDA_REGIME"), " does not take this layer, or is none of ",
+              c10::Join(", ", at::ArrayRef<const char*>(cuda::regime_names)));
+  ++passes[int(*regime)];
   size_t bytes = 0;
-  check(enqueue(args, products.gemm(), nullptr, bytes, stream));
+  check(enqueue(args, *regime, products.gemm(), nullptr, bytes, stream));
   const Tensor workspace = at::empty({std::max(int64_t(bytes), int64_t(1))}, x.options().dtype(at::kByte));  // null would ask for its size again
-  check(enqueue(args, products.gemm(), workspace.mutable_data_ptr(), bytes, stream));
+  check(enqueue(args, *regime, products.gemm(), workspace.mutable_data_ptr(), bytes, stream));
 }
 
 template <class T>
@@ -153,7 +161,7 @@ void backward(const BackwardPass& pass) {
 }
 
 const std::string toolkit = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
-const RegisterKernels registered(at::kCUDA, {&forward, &backward, toolkit, regimes});
+const RegisterKernels registered(at::kCUDA, {&forward, &backward, toolkit, &passes_by_regime});
 
 }  // namespace
 

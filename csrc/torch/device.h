@@ -4,6 +4,8 @@
 
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "torch/checked.h"
 
@@ -30,7 +32,8 @@ struct BackwardPass {
 struct DeviceKernels {
   void (*forward)(const ForwardPass&);
   void (*backward)(const BackwardPass&);
-  std::string toolkit, names;  // for info()
+  std::string toolkit;                                                 // for info()
+  std::vector<std::pair<std::string, int64_t>> (*passes)() = nullptr;  // for info(): how many each kind of kernels has taken
   bool run_ensembles = false;  // all models of a ForwardPass' or BackwardPass' ensemble in one call
 };
 

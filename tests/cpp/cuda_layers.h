@@ -161,14 +161,17 @@ inline Expected on_card(Expected e, const Case& c) {
   return e;
 }
 
-// In a workspace of exactly the size that it asks for, full of NaN, at an address that torch would give.
+// In a workspace of exactly the size that it asks for, full of NaN, at an address that torch would give. cudaErrorNotSupported where no regime may be
+// chosen.
 template <class Args>
-cudaError_t enqueue(cudaError_t (*layer)(const Args&, const cuda::Gemm&, void*, size_t&, cudaStream_t, size_t), const Args& args, Loop& loop,
-                    size_t chunk_bytes) {
+cudaError_t enqueue(cudaError_t (*layer)(const Args&, cuda::Regime, const cuda::Gemm&, void*, size_t&, cudaStream_t, size_t), const Args& args,
+                    Loop& loop, size_t chunk_bytes) {
+  const auto regime = cuda::choose(cuda::Problem(args));
+  if (!regime) return cudaErrorNotSupported;
   size_t bytes = 0;
-  if (const cudaError_t error = layer(args, loop.gemm(), nullptr, bytes, nullptr, chunk_bytes)) return error;
+  if (const cudaError_t error = layer(args, *regime, loop.gemm(), nullptr, bytes, nullptr, chunk_bytes)) return error;
   const Buffer<char> workspace(int64_t(bytes), 256);
-  return layer(args, loop.gemm(), workspace.data(), bytes, nullptr, chunk_bytes);
+  return layer(args, *regime, loop.gemm(), workspace.data(), bytes, nullptr, chunk_bytes);
 }
 
 template <class T>
