@@ -1,4 +1,4 @@
-"""Plants each fault of mutants.py and fused_mutants.py in a scratch copy, rebuilds it and runs the fast tests, or those
+"""Plants each fault of mutants/ in a scratch copy, rebuilds it and runs the fast tests, or those
 of the CUDA layers, which must fail.
 
     python tests/deep/mutate.py [WORD ...]     only the mutants whose name contains a word
@@ -15,14 +15,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
-import fused_mutants
-import mutants as other_mutants
+from mutants import MUTANTS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from tree import MAX_JOBS, ROOT, SCRATCH, Tree
 
-MUTANTS = [*other_mutants.MUTANTS, *fused_mutants.MUTANTS]
 TIMEOUT = 900
 TESTS_FAILED = 1  # pytest's exit status; any other but a crash says nothing about the mutant
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
@@ -35,7 +33,7 @@ def stale(mutant):
 
 def killer(result):
     """The first failing test's name, or how the run ended."""
-    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", result.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - |$)", result.stdout, re.MULTILINE)
     return failed.group(1) if failed else f"ended with {result.returncode}"
 
 

@@ -1,6 +1,7 @@
-"""The faults of R4, csrc/cuda/fused_*, as those of mutants.py."""
+"""The faults of R4, csrc/cuda/fused_*."""
 
-from mutants import CUDA_BACKWARD, R0_BACKWARD, Mutant
+from .cuda_step import CUDA_BACKWARD, R0_BACKWARD
+from .mutant import Mutant
 
 TILE, FORWARD, BACKWARD = (f"csrc/cuda/fused_{name}" for name in ("tile.cuh", "forward.cu", "backward.cu"))
 
