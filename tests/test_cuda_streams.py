@@ -111,6 +111,29 @@ def test_never_waits(case, where, forced):
         assert not finished, f"the card had finished after {elapsed:.2f} s"
 
 
+LAUNCHES = 10_000
+
+
+@pytest.mark.parametrize("regime, H", (("R1", 60), ("R2", 200), ("R3", 200), ("R4", 64)))
+def test_many_launches_beside_busy_streams(regime, H, monkeypatch):
+    """Back to back, where CTAs that wait for each other must share the card with others' work: no hang, and the same bits every time."""
+    force_regime(regime, monkeypatch)
+    job = Job(Case("LSTM", torch.bfloat16, T=4, B=16, I=20, H=H))
+    expected = job.train()
+    factor, streams = torch.randn(2048, 2048), [torch.cuda.Stream() for _ in range(2)]
+    wrong = torch.zeros((), dtype=torch.bool)
+    torch.cuda.synchronize()
+    for k in range(LAUNCHES // 2):  # one forward, one backward
+        if k % 8 == 0:
+            for stream in streams:
+                with torch.cuda.stream(stream):
+                    factor @ factor
+        for result, value in zip(job.train(), expected):
+            wrong |= (result != value).any()
+    torch.cuda.synchronize()
+    assert not wrong.item()
+
+
 def capture(run):
     """A graph of `run` and the tensors that its replays write."""
     side = torch.cuda.Stream()

@@ -6,7 +6,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stac
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnkernels
-from cases import CELLS, Case, Numbers, call_reference
+from cases import CELLS, Case, Numbers
 from conftest import assert_close, needs_extension
 
 LAYOUTS = ("padded", "unsorted", "lengths")
