@@ -143,17 +143,18 @@ def test_resets(cell):
     same(program.module()(x, hx, None, ~reset), model(x, hx, None, ~reset))
 
 
-def test_inductor():
-    """The default backend, training and inference, autocast and bfloat16 too."""
-    model = Model(rnnkernels.GRU(3, 17), 17).float()
-    x, h = torch.randn(7, 4, 3), torch.randn(1, 4, 17)
-    compiled = torch.compile(model, fullgraph=True)
+@pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"))
+def test_inductor(cell):
+    """The default backend, training."""
+    module = getattr(rnnkernels, cell)(3, 17)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 3), module)
+    x = torch.randn(*([4] if cell.endswith("Cell") else [7, 4]), 5)
     gradients = []
-    for run in (compiled, model):
+    for run in (torch.compile(model, fullgraph=True), model):
         model.zero_grad()
-        run(x, h)[0].pow(2).sum().backward()
-        gradients.append([p.grad.double() for p in model.parameters()])
-    for a, b in zip(*gradients):
+        sum(t.pow(2).sum() for t in torch.utils._pytree.tree_leaves(run(x))).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -188,10 +189,21 @@ RELOAD = """
 import sys, torch, rnnkernels
 for cell in sys.argv[2:]:
     program = torch.export.load(f"{sys.argv[1]}/{cell}.pt2").module()
-    for x, lengths, expected in torch.load(f"{sys.argv[1]}/{cell}.pt"):
-        for a, b in zip(torch.utils._pytree.tree_leaves(program(x, None, lengths)), expected, strict=True):
+    for args, expected in torch.load(f"{sys.argv[1]}/{cell}.pt"):
+        for a, b in zip(torch.utils._pytree.tree_leaves(program(*args)), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
 """
+
+
+def save(folder, name, program, module, calls):
+    """The program, and what the module returns for these arguments."""
+    torch.export.save(program, folder / f"{name}.pt2")
+    torch.save([(args, [t.detach() for t in torch.utils._pytree.tree_leaves(module(*args))]) for args in calls], folder / f"{name}.pt")
+
+
+def check_in_a_new_process(folder, names):
+    done = subprocess.run([sys.executable, "-c", RELOAD, str(folder), *names], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("layout", ("padded", "lengths"))
@@ -207,13 +219,21 @@ def test_export(layout, tmp_path):
                 exported = model
                 shapes = {0: T, 1: B}, None, {0: B} if kwargs else None
                 program = torch.export.export(model, (x, None, lengths), dynamic_shapes=shapes)
-            calls.append((x, lengths, [t.detach() for t in torch.utils._pytree.tree_leaves(exported(x, None, lengths))]))
+            calls.append((x, None, lengths))
         ops = [str(node.target) for node in program.graph.nodes if str(node.target).startswith("rnnkernels.")]
         assert ops == [f"rnnkernels.{cell[:4].rstrip('_').lower()}.default"] * 2
-        torch.export.save(program, tmp_path / f"{cell}.pt2")
-        torch.save(calls, tmp_path / f"{cell}.pt")
-    done = subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path), *CELLS], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        save(tmp_path, cell, program, exported, calls)
+    check_in_a_new_process(tmp_path, CELLS)
+
+
+def test_export_of_cells(tmp_path):
+    cells = "LSTMCell", "GRUCell", "RNNCell"
+    for cell in cells:
+        module = getattr(rnnkernels, cell)(3, 5, dtype=torch.float64)
+        calls = [(torch.randn(B, 3, dtype=torch.float64),) for B in (4, 7)]
+        program = torch.export.export(module, calls[0], dynamic_shapes=({0: torch.export.Dim("B")},))
+        save(tmp_path, cell, program, module, calls)
+    check_in_a_new_process(tmp_path, cells)
 
 
 def test_what_is_to_follow_an_import(tmp_path, monkeypatch):
