@@ -18,6 +18,12 @@ double rounded(double x) { return cuda::widen(stored<T>(x)); }
 
 // Whether the calls allow TF32, in float.
 inline bool tf32 = false;
+// Without it products are 3xTF32, where they are ours.
+template <class T>
+bool is_tf32x3() { return std::is_same_v<T, float> && !tf32; }
+// Of R2 and R3, which take long here: bfloat16 and TF32 show all else.
+template <class T>
+bool shows_products_only() { return std::is_same_v<T, __half> || is_tf32x3<T>(); }
 inline double rounded_to_tf32(double x) {
   const uint32_t bits = cuda::ptx::to_tf32(float(x));
   float rounded;
