@@ -9,9 +9,9 @@ import pytest
 from bench import report
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "build", ".git"} & set(path.relative_to(ROOT).parts))
-SOURCES = sorted(path for folder in ("csrc", "rnnkernels", "bench", "tests", "examples") for path in (ROOT / folder).rglob("*")
-                 if path.suffix in (".h", ".cuh", ".cpp", ".cu", ".py"))
+FILES = sorted([*ROOT.glob("*.md"), *(path for folder in ("csrc", "rnnkernels", "bench", "tests", "examples", "docs") for path in (ROOT / folder).rglob("*"))])
+DOCUMENTS = [path for path in FILES if path.suffix == ".md"]
+SOURCES = [path for path in FILES if path.suffix in (".h", ".cuh", ".cpp", ".cu", ".py")]
 README = (ROOT / "README.md").read_text()
 name = lambda path: str(path.relative_to(ROOT))
 

@@ -62,12 +62,7 @@ pybind11::dict build_info() {
   info["compiler"] = "gcc " __VERSION__;
   const DeviceKernels* cuda = device_kernels(c10::kCUDA);
   info["cuda"] = cuda ? pybind11::cast(cuda->toolkit) : pybind11::none();
-  info["gpu"] = pybind11::none();
-  if (cuda) {
-    pybind11::dict passes;
-    for (const auto& [name, count] : cuda->passes()) passes[name.c_str()] = count;
-    info["gpu"] = passes;
-  }
+  info["gpu"] = cuda ? pybind11::cast(cuda->passes()) : pybind11::none();
   return info;
 }
 

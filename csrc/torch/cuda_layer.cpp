@@ -26,9 +26,9 @@ namespace {
 // How many passes each regime has taken.
 std::atomic<int64_t> passes[std::size(cuda::regime_names)];
 
-std::vector<std::pair<std::string, int64_t>> passes_by_regime() {
-  std::vector<std::pair<std::string, int64_t>> all;
-  for (size_t k = 0; k < std::size(passes); ++k) all.emplace_back(cuda::regime_names[k], passes[k].load());
+std::map<std::string, int64_t> passes_by_regime() {
+  std::map<std::string, int64_t> all;
+  for (size_t k = 0; k < std::size(passes); ++k) all[cuda::regime_names[k]] = passes[k];
   return all;
 }
 

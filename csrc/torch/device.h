@@ -2,10 +2,9 @@
 #pragma once
 #include <c10/core/DeviceType.h>
 
+#include <map>
 #include <string>
 #include <type_traits>
-#include <utility>
-#include <vector>
 
 #include "torch/checked.h"
 
@@ -32,8 +31,8 @@ struct BackwardPass {
 struct DeviceKernels {
   void (*forward)(const ForwardPass&);
   void (*backward)(const BackwardPass&);
-  std::string toolkit;                                                 // for info()
-  std::vector<std::pair<std::string, int64_t>> (*passes)() = nullptr;  // for info(): how many each kind of kernels has taken
+  std::string toolkit;                                   // for info()
+  std::map<std::string, int64_t> (*passes)() = nullptr;  // for info(): how many each kind of kernels has taken
   bool run_ensembles = false;  // all models of a ForwardPass' or BackwardPass' ensemble in one call
 };
 
