@@ -16,7 +16,8 @@ from bench.point import CELLS
 from bench.report import duration, judge
 
 
-def result(what: str, rounds: list[dict[str, float]], bars: dict[str, float] | None = None, limits: dict[str, tuple[str, float]] | None = None) -> dict:
+def result(what: str, rounds: list[dict[str, float]], bars: dict[str, float] | None = None,
+           limits: dict[str, tuple[str, float]] | None = None) -> dict:
     """bars: the least ratio to each contender. limits: contenders that may take at most so many seconds more than another one."""
     return {"what": what, **timing.summary(rounds), "bars": bars or {}, "limits": limits or {}}
 
@@ -45,7 +46,8 @@ def line(found: dict) -> str:
 
 
 def main(suite: str, doc: str, peers: tuple[str, ...], measures: tuple[Callable[[str], list[dict]], ...]) -> int:
-    """The command line of the module with this docstring: runs measure(cell) of each cell, writes bench/out/SUITE.json after each, and returns 1 with --check if a bar is missed."""
+    """The command line of the module with this docstring: runs measure(cell) of each cell, writes bench/out/SUITE.json after each, and
+    returns 1 with --check if a bar is missed."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{suite}", description=doc.splitlines()[0].split(": ", 1)[1])
     parser.add_argument("--cell", nargs="+", type=str.upper, choices=CELLS, default=CELLS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

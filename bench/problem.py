@@ -22,7 +22,8 @@ class Mismatch(Exception):
 class Problem:
     point: Point
     threads: int
-    weights: tuple[torch.Tensor, ...]  # for each layer and direction w_ih [G*H, I], w_hh [G*H, P or H], b_ih, b_hh [G*H], with P w_hr [P, H]; torch's gate order
+    # For each layer and direction w_ih [G*H, I], w_hh [G*H, P or H], b_ih, b_hh [G*H], with P w_hr [P, H]; torch's gate order.
+    weights: tuple[torch.Tensor, ...]
     x: torch.Tensor  # [T, B, I]
     hx: tuple[torch.Tensor, ...] | None  # step: h0 and an LSTM's c0, each [L*D, B, H]
     cotangent: torch.Tensor  # [T, B, D*H] (D*P), the gradient that arrives at the output in train

@@ -53,7 +53,8 @@ class Verdict:
     def __str__(self) -> str:
         number = lambda v: "?" if v is None else f"{v:.0%}" if self.bar.against == "bound" else f"{v:.2f}x"
         points = f"{len(self.results)} points" if self.bar.mean else title(self.results[0])
-        return f"[{COLOUR[self.word]}]{self.word}[/]  {points:38} {number(self.value):>7} {self.bar.against:11} bar {number(self.bar.least)}  {self.bar.name}"
+        figure = f"{number(self.value):>7} {self.bar.against:11} bar {number(self.bar.least)}"
+        return f"[{COLOUR[self.word]}]{self.word}[/]  {points:38} {figure}  {self.bar.name}"
 
 
 def verdicts(run: dict, bars: tuple[Bar, ...] | None = None) -> list[Verdict]:
@@ -85,8 +86,9 @@ def bar_of(run: dict, result: dict) -> Bar | None:
 
 def kind(result: dict) -> str:
     point = point_of(result)
-    words = [point.cell, "packed" * point.packed, "projected" * (point.P > 0), "bidirectional" * (point.D > 1), f"{point.L} layers" * (point.L > 1), point.mode]
-    words += ["recompute" * point.recompute, point.dtype * (point.dtype != "float32"), f"{point.threads} thread" * (point.threads is not None)]
+    words = [point.cell, "packed" * point.packed, "projected" * (point.P > 0), "bidirectional" * (point.D > 1), f"{point.L} layers" * (point.L > 1)]
+    words += [point.mode, "recompute" * point.recompute, point.dtype * (point.dtype != "float32")]
+    words += [f"{point.threads} thread" * (point.threads is not None)]
     return " ".join(word for word in words if word)
 
 

@@ -93,6 +93,7 @@ double fma_peak(int threads) {
 // Bytes a second when each thread reads `bytes` of its own, a multiple of 256, over and over.
 double read_bandwidth(int64_t bytes, int threads) {
   if (!__builtin_cpu_supports("avx2")) return 0;
-  return rate(__builtin_cpu_supports("avx512f") ? read_512 : read_256, bytes, std::max<int64_t>(1, (64 << 20) / std::max<int64_t>(1, bytes)), threads);
+  const int64_t rounds = std::max<int64_t>(1, (64 << 20) / std::max<int64_t>(1, bytes));
+  return rate(__builtin_cpu_supports("avx512f") ? read_512 : read_256, bytes, rounds, threads);
 }
 }

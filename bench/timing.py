@@ -75,7 +75,8 @@ def verify(problem: Problem, calls: dict[str, Callable], errors: dict[str, float
 
 
 def interleave(calls: dict[str, Callable], turn: Callable | None = None, batch_calls: int | None = None) -> list[dict[str, float]]:
-    """Seconds a call by `turn` (`take_turn`), in batches of `batch_calls` (BATCH_CALLS) at least, for each round and contender. All contenders meet the machine's moods together."""
+    """Seconds a call by `turn` (`take_turn`), in batches of `batch_calls` (BATCH_CALLS) at least, for each round and contender. All contenders meet
+    the machine's moods together."""
     turn, batch_calls = turn or take_turn, batch_calls or BATCH_CALLS
     once = {name: turn(call, 1, awake=False) for name, call in calls.items()}
     slow = max(once.values()) > SLOW_SECONDS

@@ -33,9 +33,9 @@ def mixes(dtypes):
 
 
 def run(fn, kind, x, states, weights, *args):
-    """Calls fn(x, states, weights, *args) with everything cast (a weight may be None, and a state but the first), outside autocast, and casts c_n last.
+    """Calls fn(x, states, weights, *args) with everything cast (a weight may be None, and a state but the first), outside autocast.
 
-    The cells of an LSTM come as c_n does.
+    Casts c_n last. The cells of an LSTM come as c_n does.
 
     kind: "lstm", "lstm proj", "lstm packed", "rnn", or "state" for what follows the state's dtype.
     """

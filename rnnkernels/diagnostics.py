@@ -119,8 +119,8 @@ def gradient_flow(module, x, loss):
     loss    a function from the module's output (its first result, in its layout and dtype) to a scalar
 
     Time and memory are those of T small steps and T*B Jacobians [n, n]: a few rows of a batch say as much as all.
-    TypeError for another module, one with a forward of its own, or an x that is no tensor; ValueError for an input of another shape, or a loss that is no scalar or does not
-    depend on the output.
+    TypeError for another module, one with a forward of its own, or an x that is no tensor; ValueError for an input of another shape, or a loss
+    that is no scalar or does not depend on the output.
     """
     check_layer(module, "gradient_flow")
     if not isinstance(x, torch.Tensor):

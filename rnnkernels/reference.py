@@ -4,7 +4,8 @@ Every kernel of this package is compared with this file, double backward differe
 no extension was built. It is written to be read: a cell is its equations, a layer is a loop over time. It works for any
 floating or complex dtype and device, under vmap and forward-mode AD, and can be differentiated any number of times.
 
-`lstm`, `lstm_with_cells`, `gru`, `gru_reset_before` and `rnn` have exactly the signatures of the ops in csrc/torch, so that either can stand for the other:
+`lstm`, `lstm_with_cells`, `gru`, `gru_reset_before` and `rnn` have exactly the signatures of the ops in csrc/torch, so that either can stand
+for the other:
 
     x            [T, B, I], any strides; or the data [N, I] of a packed sequence, with batch_sizes
     h0, c0       [D, B, P], [D, B, H]; D = 2 when the weights of the reverse direction (names ending in _r) are given

@@ -46,8 +46,8 @@ def tbptt(sequence, chunk, *, state=None, overlap=0):
             loss(out[-chunks.new:], y[-chunks.new:]).backward()
             chunks.state = middle
 
-    TypeError for a sequence that is no tensor or tuple of tensors, a state that holds other things, or a chunk or overlap that is no integer; ValueError
-    for a chunk < 1, an overlap outside 0..chunk-1, tensors of different lengths, or no step at all.
+    TypeError for a sequence that is no tensor or tuple of tensors, a state that holds other things, or a chunk or overlap that is no integer;
+    ValueError for a chunk < 1, an overlap outside 0..chunk-1, tensors of different lengths, or no step at all.
     """
     return _Chunks(sequence, chunk, state, overlap)
 

@@ -326,8 +326,8 @@ def page(found):
     lines = ["# What works with our modules and with torch.nn's", "",
              f"Each cell: ours / torch.nn's, on the CPU with torch {torch.__version__}. Every cell is a probe that ran:",
              "`tests/compatibility.py` wrote this page and `make test` compares it with the probes. \"cells\" are LSTMCell, GRUCell",
-             "and RNNCell: yes if it works with all three. With oneDNN on, as it is by default, torch.nn's LSTM in bfloat16 needs a CPU with AVX-512;",
-             "the probes switch it off elsewhere.", "",
+             "and RNNCell: yes if it works with all three. With oneDNN on, as it is by default, torch.nn's LSTM in bfloat16 needs a CPU with "
+             "AVX-512;", "the probes switch it off elsewhere.", "",
              "| | " + " | ".join(COLUMNS) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
     for feature in PROBES:
         cells = (" / ".join(found[feature, column].values()) for column in COLUMNS)

@@ -5,7 +5,8 @@
 In a *_cta_kernel, *_cluster_kernel or *_grid_kernel nothing may go to local memory, and the loop over the steps (from the
 target of the outermost jump back over its tensor-core instructions to that jump; in a *_grid_kernel the innermost, for
 around the steps there are rounds) may load no more from global memory than its inputs and, past the L1 (STRONG), what
-other blocks have written: weights are read before it. Needs cuobjdump (the environment's CUOBJDUMP, or in the PATH). Exits 1 if a kernel does otherwise.
+other blocks have written: weights are read before it. Needs cuobjdump (the environment's CUOBJDUMP, or in the PATH).
+Exits 1 if a kernel does otherwise.
 """
 
 import os

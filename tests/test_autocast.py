@@ -23,7 +23,8 @@ def compare(ours, theirs, *args):
     with torch.autocast("cpu", LOW), bfloat16_everywhere():
         a, b = flatten(ours(*args)), flatten(theirs(*args))
     dtypes = [t.dtype for t in b]
-    if type(theirs) is torch.nn.LSTM and not theirs.proj_size and isinstance(args[0], torch.Tensor) and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    takes_onednn = type(theirs) is torch.nn.LSTM and not theirs.proj_size and isinstance(args[0], torch.Tensor)
+    if takes_onednn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         dtypes = [LOW] * len(b)  # oneDNN's; torch's own LSTM, which stands in for it here, keeps float32
     assert [t.dtype for t in a] == dtypes
     exact = flatten(theirs.double()(*map(widen, args)))

@@ -63,7 +63,8 @@ class Problem:
         batch_first = self.layout == "batch_first"
         if batch_first:
             x, reset = x.transpose(0, 1), None if reset is None else reset.transpose(0, 1)
-        out, *last = self.function(x, one(hx), params, True, self.L, 0.0, False, self.D == 2, batch_first, reset=reset, reset_hx=one(reset_hx), **options)
+        options |= {"reset": reset, "reset_hx": one(reset_hx)}
+        out, *last = self.function(x, one(hx), params, True, self.L, 0.0, False, self.D == 2, batch_first, **options)
         if batch_first:
             last[len(hx) :] = [s.transpose(0, 1) for s in last[len(hx) :]]
         return [out.transpose(0, 1) if batch_first else out, *last], leaves
@@ -73,8 +74,8 @@ class Problem:
         x, hx, params, reset_hx = self.split(leaves)
         reset_states = [r.expand(s.shape) for r, s in zip(reset_hx, hx)] if reset_hx else (None, None)
         lengths = self.lengths if self.layout in ("lengths", "packed") else None
-        out, *last = stack(self.layer, x, hx, params, True, self.L, 0.0, False, self.D == 2, False, None, lengths, self.reset, reset_states, *self.extra,
-                           last_layer=self.last_layer)
+        out, *last = stack(self.layer, x, hx, params, True, self.L, 0.0, False, self.D == 2, False, None, lengths, self.reset, reset_states,
+                           *self.extra, last_layer=self.last_layer)
         return [self.packed(out), *last[: len(hx)], *map(self.packed, last[len(hx) :])], leaves
 
     def packed(self, sequence):

@@ -9,7 +9,8 @@ import pytest
 from bench import report
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*ROOT.glob("*.md"), *(path for folder in ("csrc", "rnnkernels", "bench", "tests", "examples", "docs") for path in (ROOT / folder).rglob("*"))])
+FOLDERS = ("csrc", "rnnkernels", "bench", "tests", "examples", "docs")
+FILES = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))])
 DOCUMENTS = [path for path in FILES if path.suffix == ".md"]
 SOURCES = [path for path in FILES if path.suffix in (".h", ".cuh", ".cpp", ".cu", ".py")]
 README = (ROOT / "README.md").read_text()
@@ -32,8 +33,10 @@ def test_links_lead_somewhere(document):
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_files_are_short():
-    assert [name(path) for path in SOURCES if len(path.read_text().splitlines()) > 400] == []
+def test_files_and_lines_are_short():
+    lines = {path: path.read_text().splitlines() for path in SOURCES}
+    assert [name(path) for path in SOURCES if len(lines[path]) > 400] == []
+    assert [f"{name(path)}:{i}" for path in SOURCES for i, line in enumerate(lines[path], 1) if len(line) > 150] == []
 
 
 def test_kernels_include_no_torch():

@@ -1,4 +1,5 @@
-"""The kernels of every instruction set: the fast equivalence and bit tests again, in a process that is held to one that this process has not taken."""
+"""The kernels of every instruction set: the fast equivalence and bit tests again, in a process that is held to one that this process has not
+taken."""
 
 import os
 import subprocess

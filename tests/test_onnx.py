@@ -96,7 +96,8 @@ class Model(torch.nn.Module):
 
 
 @pytest.mark.parametrize("with_lengths", (False, True))
-@pytest.mark.parametrize("cell, options", [("LSTM", {}), ("GRU", {"bias": False}), ("GRU", {"reset_after": False}), ("RNN", {"nonlinearity": "relu"})], ids=str)
+@pytest.mark.parametrize("cell, options", [("LSTM", {}), ("GRU", {"bias": False}), ("GRU", {"reset_after": False}),
+                                           ("RNN", {"nonlinearity": "relu"})], ids=str)
 def test_export(cell, options, with_lengths):
     """Our modules become ONNX' own operators, for any T and B, and onnxruntime agrees."""
     onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")

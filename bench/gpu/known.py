@@ -1,4 +1,5 @@
-"""What is known of a point before it is measured. FlashRNN's figures are those of its paper's plot for an H100; the floor counts mma, latency and barriers of a step (docs/cuda.md)."""
+"""What is known of a point before it is measured. FlashRNN's figures are those of its paper's plot for an H100; the floor counts mma, latency and
+barriers of a step (docs/cuda.md)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 // A panel holds W = NV * lanes columns of B as [K][W], so that one row of it is NV registers. A register tile keeps MR rows
 // times NV registers of C. Every element of C is a sum in an order that k alone decides, whatever MR, NV, the number of rows or
 // threads, which makes results independent of the batch and of the number of threads: chains of at most 128 fused multiply-adds,
-// four of them added up to a block, the blocks in order. One long chain would lose a bit or two against torch's BLAS at K = 512; the adds cost 2% there.
+// four of them added up to a block, the blocks in order. One long chain would lose a bit or two against torch's BLAS at K = 512; the adds cost 2%
+// there.
 //
 // S is how a panel stores its numbers: as T, or for T = float as Bfloat16, which the product widens as it loads them.
 //
@@ -13,7 +14,8 @@
 //
 // No include guard: included once inside each ISA's namespace, after its target pragma (csrc/README.md says why).
 
-// The register tile: MR * NV accumulators, a row of the side that has fewer registers (NV of B, or MR broadcasts of A), one register of the other side.
+// The register tile: MR * NV accumulators, a row of the side that has fewer registers (NV of B, or MR broadcasts of A), one register of the other
+// side.
 constexpr int vector_registers = RNNK_VECTOR_BYTES == 64 ? 32 : 16;
 constexpr int tile_rows(int NV) {
   return vector_registers == 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : 6);
@@ -187,9 +189,10 @@ RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T> c, int64_t 
 
 template <int MR, int NV, class T>
 RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t m0, int valid) {
+  constexpr Store overwrite = Store::overwrite, add = Store::add;
   const bool whole = valid == MR && c.columns >= NV * Vec<T>::lanes;
-  if (c.store == Store::overwrite) whole ? store_tile<true, Store::overwrite>(tile, c, m0, valid) : store_tile<false, Store::overwrite>(tile, c, m0, valid);
-  else whole ? store_tile<true, Store::add>(tile, c, m0, valid) : store_tile<false, Store::add>(tile, c, m0, valid);
+  if (c.store == overwrite) whole ? store_tile<true, overwrite>(tile, c, m0, valid) : store_tile<false, overwrite>(tile, c, m0, valid);
+  else whole ? store_tile<true, add>(tile, c, m0, valid) : store_tile<false, add>(tile, c, m0, valid);
 }
 
 // Rows m0 .. m0 + valid of C = A times K rows of NV of a panel's W registers, in chains.
@@ -293,7 +296,7 @@ struct Panels {
   static constexpr int lanes = Vec<T>::lanes;
   Panels() = default;
   Panels(int64_t K, int64_t columns, int most_registers = 4)
-      : K(K), columns(columns), registers(int(std::min<int64_t>(most_registers, std::max<int64_t>(1, (columns + lanes - 1) / lanes)))), data(nullptr) {}
+      : K(K), columns(columns), registers(int(std::clamp<int64_t>((columns + lanes - 1) / lanes, 1, most_registers))), data(nullptr) {}
 
   Panels(Arena& arena, int64_t K, int64_t columns) : Panels(K, columns) { data = arena.take<T>(size()); }
 

@@ -30,7 +30,8 @@ class Recompute {
  public:
   Recompute() = default;
   Recompute(Arena& arena, const BackwardArgs<T>& args, int threads)
-      : a_(&args), threads_(threads), capacity_(tokens_of_chunk(args.shape)), stride_(C::saved * padded_units(args.shape.H) + cache_line / sizeof(T)) {
+      : a_(&args), threads_(threads), capacity_(tokens_of_chunk(args.shape)),
+        stride_(C::saved * padded_units(args.shape.H) + cache_line / sizeof(T)) {
     for (int d = 0; d < args.shape.D; ++d) weights_[d] = Gates(arena, args.shape, args.weights[d], Packing::now);
     gates_ = arena.take<T>(args.shape.D * capacity_ * stride_);
     scratch_ = PerThread<Scratch>(arena, threads, [this](Arena& own) { return scratch(own); });
@@ -41,7 +42,8 @@ class Recompute {
   // Thread `thread`'s panels of both directions' chunks.
   void operator()(int thread, const Chunk (&chunks)[2], const TokenGradients<T>& tokens, Barrier& all) const {
     if constexpr (C::gated_products) {
-      for_blocks(thread, chunks, tokens, [this](const Scratch& s, int d, int64_t p, int64_t first, int64_t n) { find_gated_state(s, d, p, first, n); });
+      for_blocks(thread, chunks, tokens,
+                 [this](const Scratch& s, int d, int64_t p, int64_t first, int64_t n) { find_gated_state(s, d, p, first, n); });
       all.wait(threads_);
     }
     for_blocks(thread, chunks, tokens, [this](const Scratch& s, int d, int64_t p, int64_t first, int64_t n) { run_cell(s, d, p, first, n); });
@@ -52,7 +54,8 @@ class Recompute {
  private:
   static Scratch scratch(Arena& arena) {
     return {arena.take<const T*>(chunk_tokens), arena.take<const T*>(chunk_tokens), arena.take<const T*>(chunk_tokens),
-            arena.take<T*>(chunk_tokens), arena.take<T*>(chunk_tokens), arena.take<T>(most_rows * Gates::width), arena.take<T>(most_rows * Gates::width)};
+            arena.take<T*>(chunk_tokens),       arena.take<T*>(chunk_tokens),       arena.take<T>(most_rows * Gates::width),
+            arena.take<T>(most_rows * Gates::width)};
   }
 
   // f(scratch, direction, panel, the first of so many rows of the scratch, how many).
@@ -102,7 +105,8 @@ class Recompute {
       using W = Several<V, count>;
       for (int64_t u = p * Gates::units; u < std::min((p + 1) * Gates::units, H); u += V::lanes) {
         const W carry = W::of([&](int j) { return load_upto(s.carry_rows[first + i + j] + u, H - u); });
-        const auto step = weights_[d].template run_cell<count>(s.x_product + i * Gates::width, s.h_product + i * Gates::width, Gates::neighbouring_rows, u, carry);
+        const int64_t at = i * Gates::width;
+        const auto step = weights_[d].template run_cell<count>(s.x_product + at, s.h_product + at, Gates::neighbouring_rows, u, carry);
         W::for_each([&](int j) {
           for (int k = 0; k < C::saved; ++k) step.saved[k].part[j].store(s.gate_rows[first + i + j] + k * Hp + u);
         });

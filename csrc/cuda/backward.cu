@@ -176,7 +176,8 @@ class Backward {
 }  // namespace
 
 template <class T>
-cudaError_t backward(const BackwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
+cudaError_t backward(const BackwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
+                     size_t chunk_bytes) {
   return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Backward<T, decltype(cell)> layer(args, regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;

@@ -111,7 +111,8 @@ class Forward {
 }  // namespace
 
 template <class T>
-cudaError_t forward(const ForwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream, size_t chunk_bytes) {
+cudaError_t forward(const ForwardArgs<T>& args, Regime regime, const Gemm& gemm, void* workspace, size_t& bytes, cudaStream_t stream,
+                    size_t chunk_bytes) {
   return with_any_cell<Wide<T>>(args.cell, [&](auto cell) {
     const Forward<T, decltype(cell)> layer(args, regime, workspace, chunk_bytes);
     if (!workspace) return bytes = std::max<size_t>(layer.workspace(), 1), cudaSuccess;

@@ -1,7 +1,7 @@
 // Purpose: a step of backpropagation through time in one launch, for batches of 64 rows and more: R4.
-// Algorithm: what comes back to a tile of rows and 128 units is the product of the step after's slots with W_hh, transposed once a call so that K, all
-// gates of all units, is contiguous in both: the tile, stages and clusters of fused_forward.cu. Then R0's vjp (backward_step.cuh), which writes the
-// step's slots, and d_h0 of rows that have ended. The first step of a chunk, whose step after lies in another chunk, is R0's.
+// Algorithm: what comes back to a tile of rows and 128 units is the product of the step after's slots with W_hh, transposed once a call so that K,
+// all gates of all units, is contiguous in both: the tile, stages and clusters of fused_forward.cu. Then R0's vjp (backward_step.cuh), which writes
+// the step's slots, and d_h0 of rows that have ended. The first step of a chunk, whose step after lies in another chunk, is R0's.
 // Threads: 4 or 8 warps, each 32 rows x 64 units; in the cells one a unit of a row, a warp covers 32 neighbouring units.
 // Budget: as fused_forward.cu.
 // Limits: 16-bit types and TF32, no projection, resets, d_c_out, gated state. regime.h selects it. Clusters and dependent launches: sm_90.

@@ -1,7 +1,7 @@
 // Purpose: a step of the forward pass in one launch, for batches of 64 rows and more: R4.
 // Algorithm: a CTA multiplies a tile of rows of h, which it reads from `out` at the step before (or h0), with the rows of W_hh that are all gates of
-// 32 units (128 of a cell of one gate), K through four stages of shared memory by cp.async, mma.sync. Where there are fewer tiles than SMs, the CTAs of
-// a cluster share K, and afterwards the tile's rows: each adds up all ranks' sums for its own, by rank. Then R0's cell (forward_step.cuh).
+// 32 units (128 of a cell of one gate), K through four stages of shared memory by cp.async, mma.sync. Where there are fewer tiles than SMs, the CTAs
+// of a cluster share K, and afterwards the tile's rows: each adds up all ranks' sums for its own, by rank. Then R0's cell (forward_step.cuh).
 // Threads: 4 or 8 warps, each 32 rows x half of the columns; in the cells one a unit of a row, a warp covers 32 neighbouring units.
 // Budget: shared memory 4 stages of (64 or 128 rows + 128 columns) * 80 bytes, 60 or 80 KB, in which the sums lie later. Registers: 64 sums; at
 // most 255, with 8 warps 128. No spills.

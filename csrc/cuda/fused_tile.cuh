@@ -227,9 +227,9 @@ class FusedTile {
   }
 };
 
-// A tile's grid: the columns' tiles, each of `ranks` CTAs, by the rows' tiles by directions. As many ranks, up to 8, as the card has room for at once
-// and K has tiles; the same for all steps of a layer. `follows`: the launch before is another step, which writes nothing that this one reads before it
-// waits.
+// A tile's grid: the columns' tiles, each of `ranks` CTAs, by the rows' tiles by directions. As many ranks, up to 8, as the card has room for at
+// once and K has tiles; the same for all steps of a layer. `follows`: the launch before is another step, which writes nothing that this one reads
+// before it waits.
 template <class Tile, class T>
 LaunchShape fused_shape(const Shape& s, int64_t rows, int64_t K, int units, bool follows) {
   const auto tiles = [](int64_t n, int64_t of) { return (n + of - 1) / of; };

@@ -82,7 +82,8 @@ __device__ T operand(T x) {
   return x;
 }
 
-// The words of a fragment, float32, as sums: of what TF32 has room for, cut off, and of what that leaves, of which the tensor cores cut off the last two bits.
+// The words of a fragment, float32, as sums: of what TF32 has room for, cut off, and of what that leaves, of which the tensor cores cut off the last
+// two bits.
 template <int n>
 struct Split {
   uint32_t high[n], low[n];
@@ -193,7 +194,8 @@ class Fragments {
 
  private:
   // 3xTF32. What is left out, the product of both lows, is some 2^-22 of a product.
-  __device__ static void add_split(uint32_t (&a_words)[4], const uint32_t (&b_words)[2], float (&high)[4], float (&low_high)[4], float (&high_low)[4]) {
+  __device__ static void add_split(uint32_t (&a_words)[4], const uint32_t (&b_words)[2], float (&high)[4], float (&low_high)[4],
+                                   float (&high_low)[4]) {
     for (uint32_t& word : a_words) word = ptx::fresh(word);  // or both parts of every weight would be kept from step to step
     const Split<4> a(a_words);
     const Split<2> b(b_words);

@@ -37,8 +37,8 @@ constexpr int most_cluster_threads = Tiles::units / warp_units<gates> * 32;
 template <class... Tiles>
 struct TilingList {};
 
-// How products take their factors: as they are, of 16 bits; a float32 rounded to TF32; or a float32 that may not become TF32, by three products of TF32
-// (Fragments, loop.cuh).
+// How products take their factors: as they are, of 16 bits; a float32 rounded to TF32; or a float32 that may not become TF32, by three products of
+// TF32 (Fragments, loop.cuh).
 enum class Factors { bits16, tf32, tf32x3 };
 template <class Tiles>
 struct Tf32x3 : Tiles {

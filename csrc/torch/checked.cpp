@@ -73,8 +73,8 @@ void check_reset(const Layer& layer, const Shape& s, bool packed) {
   }
   const std::vector<int64_t> expected = packed ? std::vector<int64_t>{s.N} : std::vector<int64_t>{s.T, s.B};
   TORCH_CHECK(reset.scalar_type() == at::kBool && reset.sizes() == at::IntArrayRef(expected) && reset.device() == layer[X].device(),
-              "rnnkernels: expected reset of size ", at::IntArrayRef(expected), " and dtype bool on ", layer[X].device(), ", got ", reset.sizes(), " and ",
-              reset.scalar_type(), " on ", reset.device());
+              "rnnkernels: expected reset of size ", at::IntArrayRef(expected), " and dtype bool on ", layer[X].device(), ", got ", reset.sizes(),
+              " and ", reset.scalar_type(), " on ", reset.device());
   if (layer[RESET_H].defined()) check_size(layer, RESET_H, {s.D, s.B, s.P});
   if (layer[RESET_C].defined()) check_size(layer, RESET_C, {s.D, s.B, s.H});
 }

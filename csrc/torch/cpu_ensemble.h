@@ -62,7 +62,8 @@ class EnsembleCall {
  public:
   // first: the arguments of model 0.
   EnsembleCall(Kernel kernel, const Args& first, const Ensemble& ensemble)
-      : kernel_(kernel), ensemble_(ensemble), threads_(cpu::available_threads(at::get_num_threads())), apart_(ensemble.models() >= threads_), first_(first) {
+      : kernel_(kernel), ensemble_(ensemble), threads_(cpu::available_threads(at::get_num_threads())), apart_(ensemble.models() >= threads_),
+        first_(first) {
     first_.threads = apart_ ? 1 : threads_;
     for (int64_t e = 0; ensemble.has_own(Ensemble::LENGTHS) && e < ensemble.models(); ++e) schedules_.emplace_back(ensemble.layer(e));
   }

@@ -60,13 +60,16 @@ Expected expect(const Problem<T>& p, naive::Round round = naive::exact) {
   const Case& c = p.c;
   const int64_t P = c.state(), H = c.H;
   const naive::Sizes sizes{c.cell, c.I, H, P, round};
-  Expected e{Tokens<double>(c, p.steps, c.D * P), Tokens<double>(c, p.steps, c.cells * c.D * H), Tokens<double>(c, p.steps, c.I), Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()),
-             Buffer<double>(p.h0.size()), Buffer<double>(p.c0.size()), Buffer<double>(p.reset_h.size()), Buffer<double>(p.reset_c.size()), {}};
+  using Values = Buffer<double>;
+  Expected e{Tokens<double>(c, p.steps, c.D * P), Tokens<double>(c, p.steps, c.cells * c.D * H), Tokens<double>(c, p.steps, c.I),
+             Values(p.h0.size()), Values(p.c0.size()), Values(p.h0.size()), Values(p.c0.size()), Values(p.reset_h.size()),
+             Values(p.reset_c.size()), {}};
   const auto put = [](const naive::Vector& from, double* to) { std::copy(from.begin(), from.end(), to); };
   for (int d = 0; d < c.D; ++d) {
     const naive::Weights w = p.weights[d].values(c);
     naive::Weights& d_w = e.d_weights[d];
-    d_w = {naive::Vector(w.w_ih.size()), naive::Vector(w.w_hh.size()), naive::Vector(w.b_ih.size()), naive::Vector(w.b_hh.size()), naive::Vector(w.w_hr.size())};
+    d_w = {naive::Vector(w.w_ih.size()), naive::Vector(w.w_hh.size()), naive::Vector(w.b_ih.size()), naive::Vector(w.b_hh.size()),
+           naive::Vector(w.w_hr.size())};
     for (int64_t b = 0; b < c.B; ++b) {
       const int64_t length = p.steps.lengths[b], h_at = (d * c.B + b) * P, c_at = (d * c.B + b) * H;
       const auto state = [&](const Buffer<T>& buffer) { return c.is_lstm() ? buffer.values(c_at, H) : naive::Vector(size_t(H)); };
@@ -122,8 +125,8 @@ Difference difference(const T* ours, const double* expected, int64_t size) {
 template <class T>
 void compare(const std::string& what, const Buffer<T>& ours, const double* expected, double tolerance) {
   const Difference d = difference(ours.data(), expected, ours.size());
-  check(d.error <= tolerance * d.largest, "%s[%d] is %g, expected %g; allowed error %g", what.c_str(), int(d.where), ours.size() ? double(ours[d.where]) : 0,
-        ours.size() ? expected[d.where] : 0, tolerance * d.largest);
+  check(d.error <= tolerance * d.largest, "%s[%d] is %g, expected %g; allowed error %g", what.c_str(), int(d.where),
+        ours.size() ? double(ours[d.where]) : 0, ours.size() ? expected[d.where] : 0, tolerance * d.largest);
 }
 
 template <class T>

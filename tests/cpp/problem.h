@@ -41,7 +41,9 @@ class Buffer {
   T* data() const { return size_ ? data_ : nullptr; }
   int64_t size() const { return size_; }
   T& operator[](int64_t i) const { return data_[i]; }
-  bool same_bits(const Buffer& other) const { return size_ == other.size_ && (!size_ || !std::memcmp(data_, other.data_, size_t(size_) * sizeof(T))); }
+  bool same_bits(const Buffer& other) const {
+    return size_ == other.size_ && (!size_ || !std::memcmp(data_, other.data_, size_t(size_) * sizeof(T)));
+  }
   naive::Vector values(int64_t from, int64_t count) const { return {data_ + from, data_ + from + count}; }
   naive::Vector values() const { return values(0, size_); }
 };
@@ -167,8 +169,9 @@ struct Problem {
 
   explicit Problem(const Case& c) : Problem(c, Steps::draw(c)) {}
   Problem(const Case& c, const std::vector<int64_t>& lengths)
-      : c(c), steps(c, lengths), x(c, steps, c.I), d_out(c, steps, c.D * c.state()), d_c_out(c, steps, c.cells * c.D * c.H), h0(Buffer<T>::random(c.D * c.B * c.state(), 1)),
-        d_h_n(Buffer<T>::random(h0.size(), 1)), resets(c, steps, c.reset), reset_h(Buffer<T>::random(c.reset * h0.size(), 1)) {
+      : c(c), steps(c, lengths), x(c, steps, c.I), d_out(c, steps, c.D * c.state()), d_c_out(c, steps, c.cells * c.D * c.H),
+        h0(Buffer<T>::random(c.D * c.B * c.state(), 1)), d_h_n(Buffer<T>::random(h0.size(), 1)), resets(c, steps, c.reset),
+        reset_h(Buffer<T>::random(c.reset * h0.size(), 1)) {
     for (int d = 0; d < c.D; ++d) weights[d] = LayerWeights<T>::random(c);
     x.randomize(steps);
     d_out.randomize(steps);
@@ -195,7 +198,8 @@ struct Problem {
     Problem one(single, {steps.lengths[row]});
     for (int d = 0; d < c.D; ++d) {
       one.weights[d] = weights[d];
-      for (auto [to, from] : {std::pair{&one.h0, &h0}, {&one.d_h_n, &d_h_n}, {&one.c0, &c0}, {&one.d_c_n, &d_c_n}, {&one.reset_h, &reset_h}, {&one.reset_c, &reset_c}}) {
+      for (auto [to, from] : {std::pair{&one.h0, &h0}, {&one.d_h_n, &d_h_n}, {&one.c0, &c0}, {&one.d_c_n, &d_c_n}, {&one.reset_h, &reset_h},
+                              {&one.reset_c, &reset_c}}) {
         const int64_t width = to->size() / c.D;
         std::copy_n(from->data() + (d * c.B + row) * width, width, to->data() + d * width);
       }
@@ -203,7 +207,8 @@ struct Problem {
     for (auto [to, from] : {std::pair{&one.x, &x}, {&one.d_out, &d_out}, {&one.d_c_out, &d_c_out}})
       for (int64_t t = 0; t < steps.lengths[row]; ++t)
         std::copy_n(from->data.data() + from->offset(steps, t, row), from->width, to->data.data() + to->offset(one.steps, t, 0));
-    for (int64_t t = 0; t < steps.lengths[row] && c.reset; ++t) one.resets.data[one.resets.offset(one.steps, t, 0)] = resets.data[resets.offset(steps, t, row)];
+    for (int64_t t = 0; t < steps.lengths[row] && c.reset; ++t)
+      one.resets.data[one.resets.offset(one.steps, t, 0)] = resets.data[resets.offset(steps, t, row)];
     return one;
   }
 };

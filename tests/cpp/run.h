@@ -39,11 +39,13 @@ Outputs<T> forward(const Kernels& table, const Problem<T>& p, int threads, bool 
 template <class T>
 Gradients<T> backward(const Kernels& table, const Problem<T>& p, const Outputs<T>& saved, int threads, unsigned without = 0) {
   const Case& c = p.c;
-  Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), {}, Buffer<T>(p.reset_h.size()), Buffer<T>(p.reset_c.size())};
+  Gradients<T> to{Tokens<T>(c, p.steps, c.I), Buffer<T>(p.h0.size()), Buffer<T>(p.c0.size()), {},
+                  Buffer<T>(p.reset_h.size()), Buffer<T>(p.reset_c.size())};
   for (Buffer<T>* added : {&to.reset_h, &to.reset_c}) std::fill_n(added->data(), added->size(), T(0));
   rnnk::BackwardArgs<T> args{c.cell, p.shape(), p.steps.view(), threads, {}, p.x.template view<const T>(), saved.out.template view<const T>(),
                              p.h0.data(), p.c0.data(), p.reset(), saved.gates.data(), saved.cells.data(), p.d_out.template view<const T>(), {},
-                             p.d_h_n.data(), p.d_c_n.data(), to.x.template view<T>(), to.h0.data(), to.c0.data(), to.reset_h.data(), to.reset_c.data(), {}};
+                             p.d_h_n.data(), p.d_c_n.data(), to.x.template view<T>(), to.h0.data(), to.c0.data(), to.reset_h.data(),
+                             to.reset_c.data(), {}};
   if (c.cells) args.d_c_out = p.d_c_out.template view<const T>();
   for (int d = 0; d < c.D; ++d) {
     to.weights[d] = LayerWeights<T>(c);
@@ -71,8 +73,10 @@ void check_row(const std::string& name, const Kernels& table, const Problem<T>& 
   same("d_reset_h", g.reset_h, d_alone.reset_h), same("d_reset_c", g.reset_c, d_alone.reset_c);
   for (int64_t t = 0; t < p.steps.lengths[row]; ++t) {
     const auto equal = [&](const Tokens<T>& all, const Tokens<T>& single) {
-      return !all.width || !std::memcmp(&all.data[all.offset(p.steps, t, row)], &single.data[single.offset(one.steps, t, 0)], size_t(all.width) * sizeof(T));
+      const size_t bytes = size_t(all.width) * sizeof(T);
+      return !bytes || !std::memcmp(&all.data[all.offset(p.steps, t, row)], &single.data[single.offset(one.steps, t, 0)], bytes);
     };
-    check(equal(o.out, alone.out) && equal(o.c_out, alone.c_out) && equal(g.x, d_alone.x), "%s: out, c_out or d_x of row %d step %d has other bits when it runs alone", name.c_str(), int(row), int(t));
+    check(equal(o.out, alone.out) && equal(o.c_out, alone.c_out) && equal(g.x, d_alone.x),
+          "%s: out, c_out or d_x of row %d step %d has other bits when it runs alone", name.c_str(), int(row), int(t));
   }
 }

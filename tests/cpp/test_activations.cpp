@@ -154,7 +154,8 @@ void test_ends(const std::string& name, Evaluate<T> evaluate) {
     expect(tanh_, -x, -1);
   }
   for (T x : {Limits<T>::smallest - 2, T(-1e30), -infinity})
-    check(f(sigmoid_, x) >= 0 && f(sigmoid_, x) < 2 * std::numeric_limits<T>::min(), "%s sigmoid(%g) = %g", name.c_str(), double(x), double(f(sigmoid_, x)));
+    check(f(sigmoid_, x) >= 0 && f(sigmoid_, x) < 2 * std::numeric_limits<T>::min(), "%s sigmoid(%g) = %g", name.c_str(), double(x),
+          double(f(sigmoid_, x)));
 }
 
 // The kernels run with denormals flushed to zero, where a reciprocal may vanish and take a whole quotient with it.
@@ -164,7 +165,8 @@ void test_flushed(const std::string& name, Evaluate<T> evaluate) {
   _mm_setcsr(saved | 0x8040);
   for (double x = 0.5; x < 2000; x *= 1.01) {
     const T y = at(evaluate, tanh_, T(x)), s = at(evaluate, sigmoid_, T(x));
-    check(ulps(y, exact(tanh_, T(x))) <= 3 && at(evaluate, tanh_, T(-x)) == -y, "%s tanh(%g) = %g with denormals flushed", name.c_str(), x, double(y));
+    check(ulps(y, exact(tanh_, T(x))) <= 3 && at(evaluate, tanh_, T(-x)) == -y, "%s tanh(%g) = %g with denormals flushed", name.c_str(), x,
+          double(y));
     check(ulps(s, exact(sigmoid_, T(x))) <= 3, "%s sigmoid(%g) = %g with denormals flushed", name.c_str(), x, double(s));
   }
   _mm_setcsr(saved);

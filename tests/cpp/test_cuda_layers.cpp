@@ -194,7 +194,8 @@ void test_extras() {
     for (int D : {1, 2})
       for (Cell cell : cells) {
         const bool lstm = cell == Cell::lstm;
-        for (const Sizes& s : {Sizes{1, 3, 4, 5}, {7, 5, 2, 9}, {6, 3, 0, 4}}) test_case<T>({cell, s.T, s.B, s.I, s.H, 0, D, layout, true, true, lstm});
+        for (const Sizes& s : {Sizes{1, 3, 4, 5}, {7, 5, 2, 9}, {6, 3, 0, 4}})
+          test_case<T>({cell, s.T, s.B, s.I, s.H, 0, D, layout, true, true, lstm});
         if (lstm) test_case<T>({cell, 7, 5, 3, 9, 4, D, layout, true, true, true});
         if (lstm) test_case<T>({cell, 4, 3, 3, 17, 0, D, layout, true, false, true});
       }
@@ -268,7 +269,8 @@ void test_clusters() {
   for (Cell cell : cells)
     for (Layout layout : {Layout::lengths, Layout::packed})
       for (int64_t H : {40, 100})
-        if (!shows_products_only<T>()) test_case<T>({cell, 4, H == 40 ? 9 : 2, 2, cell < Cell::rnn_tanh ? H : 2 * H / words, 0, 2 - int(H > 40), layout});
+        if (!shows_products_only<T>())
+          test_case<T>({cell, 4, H == 40 ? 9 : 2, 2, cell < Cell::rnn_tanh ? H : 2 * H / words, 0, 2 - int(H > 40), layout});
   test_orders<T>({Cell::lstm, 6, 9, 2, 72, 0, 2, Layout::lengths});
   test_orders<T>({Cell::gru, 6, 3, 2, 72, 0, 1, Layout::packed});
   test_orders<T>({Cell::rnn_tanh, 6, 3, 2, 140, 0, 1, Layout::packed});
@@ -352,7 +354,8 @@ void test_choice() {
   is(choice(nullptr, 1024, 0.f, false, 65), "R0", "f32 at more rows than pay"), is(choice("R4", 17, half, false, 1, false, 1), "R4", "R4 forced");
   constexpr int64_t most_rows = int64_t(65535) * 128;
   is(choice(nullptr, 4, 0.f, true, most_rows, false, 2), "R4", "as many rows as a grid has tiles for");
-  is(choice(nullptr, 4, 0.f, true, most_rows + 1, false, 2), "R0", "a row more"), is(choice("R4", 8, half, false, most_rows + 1), "none", "R4 forced");
+  is(choice(nullptr, 4, 0.f, true, most_rows + 1, false, 2), "R0", "a row more");
+  is(choice("R4", 8, half, false, most_rows + 1), "none", "R4 forced");
   is(choice("R4", 64, 0., true), "none", "f64 for R4"), is(choice("R4", 64, half, false, 64, true), "none", "a projection for R4");
   is(choice("R0", 64, half, false), "R0", "R0 forced"), is(choice("R1", 64, half, false, 100000), "R1", "R1 forced");
   is(choice("R2", 64, half, false, 100000, false, 1), "R2", "R2 forced"), is(choice("R4", 64, 0.f, false), "none", "f32 for R4");

@@ -1,5 +1,5 @@
-"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, test_pieces.cpp and test_team.cpp under the latter, CUDA code on the host and the fast
-Python tests under AddressSanitizer.
+"""test_kernels.cpp under AddressSanitizer + UBSan and under ThreadSanitizer, test_pieces.cpp and test_team.cpp under the latter, CUDA code on the
+host and the fast Python tests under AddressSanitizer.
 
     python tests/deep/sanitizers.py [WORD ...]     only the steps whose name contains a word
 
@@ -50,7 +50,8 @@ CHECKS = [
     Check("ThreadSanitizer, pieces", "thread-pieces", THREAD, program="test_pieces", sources="pieces.cpp"),
     Check("ThreadSanitizer, team", "thread-team", THREAD, program="test_team", sources="team.cpp"),
     Check("AddressSanitizer sees a vector stored past a row's end", "planted-overrun", ADDRESS, ("quick",),
-          (FORWARD, "store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);", "next.h.part[j].store(state_rows[row(j)] + u);"), "SUMMARY: AddressSanitizer"),
+          (FORWARD, "store_upto(next.h.part[j], state_rows[row(j)] + u, s_.H - u);", "next.h.part[j].store(state_rows[row(j)] + u);"),
+          "SUMMARY: AddressSanitizer"),
     Check("ThreadSanitizer sees a missing barrier", "planted-race", THREAD, ("quick",),
           (FORWARD, "    meet(task);\n    if (projected_) {", "    if (projected_) {"), "data race"),
     Check("ThreadSanitizer sees a piece that is not waited for", "planted-race-pieces", THREAD,
@@ -133,7 +134,8 @@ def cuda_layers():
         return whole.stdout[-6000:]
     planted.mkdir(exist_ok=True)
     (planted / "recompute.cu").write_text(text.replace(guard, ""))
-    result = subprocess.run([build_layers(planted, SANITIZED, [planted / "recompute.cu"]), "f64"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    program = build_layers(planted, SANITIZED, [planted / "recompute.cu"])
+    result = subprocess.run([program, "f64"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return None if "heap-buffer-overflow" in result.stdout else "expected a report of threads past the last unit\n" + result.stdout[-2000:]
 
 

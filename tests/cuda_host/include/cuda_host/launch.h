@@ -5,7 +5,9 @@
 
 namespace rnnk::cuda {
 
-inline cuda_host::GridShape grid_shape(const LaunchShape& s) { return {s.grid, s.block, s.shared_bytes, unsigned(s.cluster), s.cooperative, s.dependent}; }
+inline cuda_host::GridShape grid_shape(const LaunchShape& s) {
+  return {s.grid, s.block, s.shared_bytes, unsigned(s.cluster), s.cooperative, s.dependent};
+}
 
 inline bool is_sm90() { return cuda_host::cards[cuda_host::device].major >= 9; }
 
@@ -28,7 +30,8 @@ cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cuda
   if (!cuda_host::valid(grid)) return cudaErrorInvalidConfiguration;
   static const void* newest = nullptr;
   const void* before = std::exchange(newest, reinterpret_cast<const void*>(kernel));
-  if (shape.dependent && newest != before) cuda_host::fault("a dependent launch after one of another kernel, which may write what it reads before it waits");
+  if (shape.dependent && newest != before)
+    cuda_host::fault("a dependent launch after one of another kernel, which may write what it reads before it waits");
   const unsigned blocks = shape.grid.x * shape.grid.y * shape.grid.z;
   if (shape.cooperative && blocks > unsigned(cuda_host::cards[cuda_host::device].multiprocessors)) return cudaErrorCooperativeLaunchTooLarge;
   cuda_host::run_grid(grid, [&] { std::apply(kernel, parameters); });

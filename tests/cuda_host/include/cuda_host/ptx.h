@@ -129,7 +129,8 @@ void copy_wait() {
 
 inline void grid_dependency_wait() { cuda_host::self().waited_for_grid = true; }
 inline void grid_dependency_launch() {
-  if (cuda_host::grid().dependent && !cuda_host::self().waited_for_grid) cuda_host::fault("lets the next grid start before it has waited for the one before");
+  if (cuda_host::grid().dependent && !cuda_host::self().waited_for_grid)
+    cuda_host::fault("lets the next grid start before it has waited for the one before");
 }
 
 }  // namespace rnnk::cuda::ptx
