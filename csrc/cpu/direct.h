@@ -8,16 +8,9 @@ template <int MR, int NV, class T>
 class DirectTile {
   using V = Vec<T>;
   using Columns = RowsOfColumns<T>;
+  using Sums = Tile<T, MR, NV>;
   static constexpr int step = lanes_of_128<T>;
   V acc[MR][NV];
-
-  template <class F>
-  RNNK_FN static void for_each(F f) {
-#pragma GCC unroll 8
-    for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) f(m, v);
-  }
 
   // Columns k to k + valid of A, `valid` at most a step, times those from `from` on of the rows.
   RNNK_FN void multiply_step(const T* const* a, int64_t k, const Columns* w, int64_t from, int64_t valid = step) {
@@ -36,7 +29,7 @@ class DirectTile {
 
   // One chain, K products from column k on.
   RNNK_FN void multiply_chain(const T* const* a, const Columns* w, int64_t k, int64_t K) {
-    for_each([&](int m, int v) { acc[m][v] = V(0); });
+    Sums::for_each([&](int m, int v) { acc[m][v] = V(0); });
     const int64_t end = k + K;
     for (; k + 2 * step <= end; k += 2 * step) multiply_step(a, k, w, k), multiply_step(a, k + step, w, k + step);
     for (; k < end; k += step) {
@@ -53,9 +46,9 @@ class DirectTile {
     V sum[MR][NV];
     for (int64_t first = 0; first == 0 || first < K; first += chain) {
       multiply_chain(a, w, k + first, std::min(chain, K - first));
-      for_each([&](int m, int v) { sum[m][v] = first ? sum[m][v] + acc[m][v] : acc[m][v]; });
+      Sums::for_each([&](int m, int v) { sum[m][v] = first ? sum[m][v] + acc[m][v] : acc[m][v]; });
     }
-    for_each([&](int m, int v) { acc[m][v] = sum[m][v]; });
+    Sums::for_each([&](int m, int v) { acc[m][v] = sum[m][v]; });
   }
 
  public:
@@ -65,9 +58,9 @@ class DirectTile {
     const int64_t chain = chain_length(K), block = chains_of_block * chain;
     for (int64_t k = 0; k == 0 || k < K; k += block) {
       tile.multiply(a, w, k, std::min(block, K - k), chain);
-      for_each([&](int m, int v) { sum[m][v] = k ? sum[m][v] + tile.acc[m][v] : tile.acc[m][v]; });
+      Sums::for_each([&](int m, int v) { sum[m][v] = k ? sum[m][v] + tile.acc[m][v] : tile.acc[m][v]; });
     }
-    for_each([&](int m, int v) { sum[m][v].store(c + m * stride + v * V::lanes); });
+    Sums::for_each([&](int m, int v) { sum[m][v].store(c + m * stride + v * V::lanes); });
   }
 };
 

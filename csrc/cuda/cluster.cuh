@@ -2,7 +2,7 @@
 // its ranks, has the same number of neighbouring ones, a multiple of 8. Who has what in a CTA, and how ranks send each other something.
 #pragma once
 #include "cuda/loop.cuh"
-#include "cuda/resident.h"
+#include "cuda/with_kernel.h"
 
 namespace rnnk::cuda {
 
@@ -84,6 +84,16 @@ LaunchShape cluster_shape(const Shape& s, size_t shared_bytes) {
   const int64_t units = ((s.H + ranks - 1) / ranks + step - 1) / step * step;
   const int64_t threads = units / warp_units<gates> * 32;
   return {dim3(unsigned((s.B + tile_rows - 1) / tile_rows * ranks), unsigned(s.D)), dim3(unsigned(threads)), shared_bytes, ranks};
+}
+
+template <template <class, class, class> class Kernel, class T, bool backward, class Args, class Loop>
+void run_cluster(Queue& queue, const Args& args, const Loop& loop) {
+  with_cell_and_tiling<ClusterTilings, T, backward>(Problem(args), [&](auto cell, auto tiling) {
+    using C = decltype(cell);
+    using Tiles = decltype(tiling);
+    using K = Kernel<T, C, Tiles>;
+    queue.run(K::function, cluster_shape<T, C::gates, Tiles>(args.shape, K::shared_bytes), args, loop);
+  });
 }
 
 // resident_clusters of K's function at the largest H of its tiling; 0 before sm_90.

@@ -154,12 +154,7 @@ struct Kernel {
 
 template <class T>
 void run_cluster_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop) {
-  with_cell_and_tiling<ClusterTilings, T, true>(Problem(args), [&](auto cell, auto tiling) {
-    using C = decltype(cell);
-    using Tiles = decltype(tiling);
-    using K = Kernel<T, C, Tiles>;
-    queue.run(K::function, cluster_shape<T, C::gates, Tiles>(args.shape, K::shared_bytes), args, loop);
-  });
+  run_cluster<Kernel, T, true>(queue, args, loop);
 }
 
 template void run_cluster_loop(Queue&, const BackwardArgs<float>&, const BackwardLoop<float>&);

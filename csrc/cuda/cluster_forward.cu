@@ -132,12 +132,7 @@ struct Kernel {
 
 template <class T>
 void run_cluster_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop) {
-  with_cell_and_tiling<ClusterTilings, T, false>(Problem(args), [&](auto cell, auto tiling) {
-    using C = decltype(cell);
-    using Tiles = decltype(tiling);
-    using K = Kernel<T, C, Tiles>;
-    queue.run(K::function, cluster_shape<T, C::gates, Tiles>(args.shape, K::shared_bytes), args, loop);
-  });
+  run_cluster<Kernel, T, false>(queue, args, loop);
 }
 
 template void run_cluster_loop(Queue&, const ForwardArgs<float>&, const ForwardLoop<float>&);

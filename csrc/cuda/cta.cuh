@@ -2,6 +2,7 @@
 // thread `octets` neighbouring ones of them in two neighbouring rows: those that the accumulators of its lane belong to.
 #pragma once
 #include "cuda/loop.cuh"
+#include "cuda/with_kernel.h"
 
 namespace rnnk::cuda {
 
@@ -16,6 +17,15 @@ LaunchShape cta_shape(const Shape& s, size_t shared_bytes) {
   constexpr int units = 8 * Tiles::octets;
   static_assert(units_of<T, Tiles> % units == 0);
   return {dim3(unsigned((s.B + tile_rows - 1) / tile_rows), unsigned(s.D)), dim3(unsigned((s.H + units - 1) / units * 32)), shared_bytes};
+}
+
+template <template <class, class, class> class Kernel, class T, bool backward, class Args, class Loop>
+void run_cta(Queue& queue, const Args& args, const Loop& loop) {
+  with_cell_and_tiling<CtaTilings, T, backward>(Problem(args), [&](auto cell, auto tiling) {
+    using Tiles = decltype(tiling);
+    using K = Kernel<T, decltype(cell), Tiles>;
+    queue.run(K::function, cta_shape<T, Tiles>(args.shape, K::shared_bytes), args, loop);
+  });
 }
 
 }  // namespace rnnk::cuda

@@ -26,8 +26,10 @@ class BackwardCta {
   Cells cells_;
   WeightTiles weights_;
 
- public:
   static constexpr int copy_size = tile_rows * WeightTiles::stride;
+
+ public:
+  static constexpr size_t shared_bytes = 2 * copy_size * sizeof(T);
 
   __device__ BackwardCta(const BackwardArgs<T>& a, const BackwardLoop<T>& k) : H_(int(a.shape.H)), own_(own_place<octets>()), cells_(a, k, own_) {}
 
@@ -80,20 +82,17 @@ __global__ void __launch_bounds__(most_threads<T, Tiles>, 1) backward_cta_kernel
   BackwardCta<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
 }
 
+template <class T, class C, class Tiles>
+struct Kernel {
+  static constexpr auto function = backward_cta_kernel<T, C, Tiles>;
+  static constexpr size_t shared_bytes = BackwardCta<T, C, Tiles>::shared_bytes;
+};
+
 }  // namespace
 
 template <class T>
 void run_cta_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop) {
-  with_cell<Wide<T>>(args.cell, [&](auto cell) {
-    using C = decltype(cell);
-    with_factors<T>(args.tf32, [&](auto factors) {
-      with_tiling<T>(typename CtaTilings<C::gates, factors.value>::Backward{}, args.shape.H, [&](auto tiling) {
-        using Tiles = decltype(tiling);
-        constexpr size_t shared_bytes = 2 * BackwardCta<T, C, Tiles>::copy_size * sizeof(T);
-        queue.run(backward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
-      });
-    });
-  });
+  run_cta<Kernel, T, true>(queue, args, loop);
 }
 
 template void run_cta_loop(Queue&, const BackwardArgs<float>&, const BackwardLoop<float>&);

@@ -25,8 +25,10 @@ class ForwardCta {
   Cells cells_;
   WeightTiles weights_;
 
- public:
   static constexpr int copy_size = tile_rows * WeightTiles::stride;
+
+ public:
+  static constexpr size_t shared_bytes = 2 * copy_size * sizeof(T);
 
   __device__ ForwardCta(const ForwardArgs<T>& a, const ForwardLoop<T>& k) : H_(int(a.shape.H)), own_(own_place<octets>()), cells_(a, k, own_) {}
 
@@ -86,20 +88,17 @@ __global__ void __launch_bounds__(most_threads<T, Tiles>, 1) forward_cta_kernel(
   ForwardCta<T, C, Tiles>(a, k).run(static_cast<T*>(shared_memory()));
 }
 
+template <class T, class C, class Tiles>
+struct Kernel {
+  static constexpr auto function = forward_cta_kernel<T, C, Tiles>;
+  static constexpr size_t shared_bytes = ForwardCta<T, C, Tiles>::shared_bytes;
+};
+
 }  // namespace
 
 template <class T>
 void run_cta_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop) {
-  with_cell<Wide<T>>(args.cell, [&](auto cell) {
-    using C = decltype(cell);
-    with_factors<T>(args.tf32, [&](auto factors) {
-      with_tiling<T>(typename CtaTilings<C::gates, factors.value>::Forward{}, args.shape.H, [&](auto tiling) {
-        using Tiles = decltype(tiling);
-        constexpr size_t shared_bytes = 2 * ForwardCta<T, C, Tiles>::copy_size * sizeof(T);
-        queue.run(forward_cta_kernel<T, C, Tiles>, cta_shape<T, Tiles>(args.shape, shared_bytes), args, loop);
-      });
-    });
-  });
+  run_cta<Kernel, T, false>(queue, args, loop);
 }
 
 template void run_cta_loop(Queue&, const ForwardArgs<float>&, const ForwardLoop<float>&);

@@ -2,7 +2,7 @@
 // direction. A step of a tile: wait for a message, multiply, run the cells, send the next message.
 #pragma once
 #include "cuda/loop.cuh"
-#include "cuda/resident.h"
+#include "cuda/with_kernel.h"
 
 namespace rnnk::cuda {
 
@@ -145,12 +145,14 @@ class Team {
 };
 
 // The launches of a chunk: both directions in one, where there is room.
-template <class K, class Args, class Loop>
+template <template <class, class, class> class Kernel, class T, bool backward, class Args, class Loop>
 void run_grid(Queue& queue, const Args& args, const Loop& loop, Mail mail) {
-  const GridPlan& plan = mail.plan;
-  for (mail.direction = 0; mail.direction < args.shape.D; mail.direction += plan.directions)
-    queue.run(K::function, LaunchShape{dim3(unsigned(plan.ranks * plan.teams), unsigned(plan.directions)), K::block, K::shared_bytes, 1, true}, args,
-              loop, mail);
+  with_cell_and_tiling<GridTilings, T, backward>(Problem(args), [&](auto cell, auto tiling) {
+    using K = Kernel<T, decltype(cell), decltype(tiling)>;
+    const GridPlan& plan = mail.plan;
+    const LaunchShape shape{dim3(unsigned(plan.ranks * plan.teams), unsigned(plan.directions)), K::block, K::shared_bytes, 1, true};
+    for (mail.direction = 0; mail.direction < args.shape.D; mail.direction += plan.directions) queue.run(K::function, shape, args, loop, mail);
+  });
 }
 
 template <template <class, class, class> class Kernel, bool backward>

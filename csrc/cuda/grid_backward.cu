@@ -114,9 +114,7 @@ struct Kernel {
 
 template <class T>
 void run_grid_loop(Queue& queue, const BackwardArgs<T>& args, const BackwardLoop<T>& loop, const Mail& mail) {
-  with_cell_and_tiling<GridTilings, T, true>(Problem(args), [&](auto cell, auto tiling) {
-    run_grid<Kernel<T, decltype(cell), decltype(tiling)>>(queue, args, loop, mail);
-  });
+  run_grid<Kernel, T, true>(queue, args, loop, mail);
 }
 
 template void run_grid_loop(Queue&, const BackwardArgs<float>&, const BackwardLoop<float>&, const Mail&);

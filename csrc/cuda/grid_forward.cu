@@ -110,9 +110,7 @@ struct Kernel {
 
 template <class T>
 void run_grid_loop(Queue& queue, const ForwardArgs<T>& args, const ForwardLoop<T>& loop, const Mail& mail) {
-  with_cell_and_tiling<GridTilings, T, false>(Problem(args), [&](auto cell, auto tiling) {
-    run_grid<Kernel<T, decltype(cell), decltype(tiling)>>(queue, args, loop, mail);
-  });
+  run_grid<Kernel, T, false>(queue, args, loop, mail);
 }
 
 template void run_grid_loop(Queue&, const ForwardArgs<float>&, const ForwardLoop<float>&, const Mail&);

@@ -1,4 +1,4 @@
-// R2 and R3: the kernel that takes a layer.
+// R1, R2 and R3: the kernel that takes a layer.
 #pragma once
 #include "cuda/cells.h"
 #include "cuda/per_device.h"
@@ -6,7 +6,7 @@
 
 namespace rnnk::cuda {
 
-// Calls f(C{}, Tiling{}) with the cell's mathematics and the first tiling of Lists, ClusterTilings or GridTilings, that takes the layer.
+// Calls f(C{}, Tiling{}) with the cell's mathematics and the first tiling of Lists, CtaTilings, ClusterTilings or GridTilings, that takes the layer.
 template <template <int, Factors> class Lists, class T, bool backward, class F>
 void with_cell_and_tiling(const Problem& p, const F& f) {
   with_cell<Wide<T>>(p.cell, [&](auto c) {
