@@ -8,6 +8,7 @@ namespace rnnk::cuda {
 template <class T, class C, int rows, int units>
 class BackwardCells {
   using V = Wide<T>;
+  using Value = ValueOf<C>;
   static constexpr int G = C::gates, S = C::saved;
   using State = std::conditional_t<C::has_cell_state, V, T>;
 
@@ -122,7 +123,7 @@ class BackwardCells {
     Slots slots;
 #pragma unroll
     for (int o = 0; o < units; ++o) {
-      V saved[S ? S : 1] = {}, state(0), previous(0);
+      Value saved[S ? S : 1] = {}, state(0), previous(0);
       for (int g = 0; g < S; ++g) saved[g] = widen(in.saved[c][g].at[o]);
       if constexpr (C::has_cell_state) state = c_[c][o], previous = c_[c][o] = in.states[c].at[o];
       else if constexpr (C::blends_state) previous = widen(in.states[c].at[o]);
@@ -130,7 +131,7 @@ class BackwardCells {
       const auto gradients = C::vjp(saved, state, previous, d_h_[c][o] + widen(in.d_out[c].at[o]), d_carry_[c][o]);
       if (runs_now) d_carry_[c][o] = gradients.carry;
 #pragma unroll
-      for (int slot = 0; slot < C::slots; ++slot) slots.at[slot].at[o] = runs_now ? gradients.slots[slot] : V(0);
+      for (int slot = 0; slot < C::slots; ++slot) slots.at[slot].at[o] = runs_now ? V(gradients.slots[slot]) : V(0);
     }
     return slots;
   }

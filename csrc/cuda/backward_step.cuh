@@ -73,7 +73,7 @@ __device__ Wide<T> previous(const BackwardArgs<T>& a, const BackwardStep<T>& k, 
 }
 
 template <class T, class C>
-__device__ void store_slots(const TokenBuffers<T>& tokens, int64_t token_row, int64_t H, int64_t u, const Wide<T> (&slots)[C::slots]) {
+__device__ void store_slots(const TokenBuffers<T>& tokens, int64_t token_row, int64_t H, int64_t u, const ValueOf<C> (&slots)[C::slots]) {
   for_gates<C>([&](auto gate, auto meets_x, auto meets_h) {
     const int64_t at = (token_row * C::gates + gate.value) * H + u;
     tokens.slots[at] = narrow<T>(slots[meets_x.value]);
@@ -82,28 +82,28 @@ __device__ void store_slots(const TokenBuffers<T>& tokens, int64_t token_row, in
 }
 
 template <class T, class C>
-__device__ void load_saved(const BackwardStep<T>& k, int d, int64_t row, int64_t u, Wide<T> (&saved)[C::saved ? C::saved : 1]) {
+__device__ void load_saved(const BackwardStep<T>& k, int d, int64_t row, int64_t u, ValueOf<C> (&saved)[C::saved ? C::saved : 1]) {
   for (int g = 0; g < C::saved; ++g) saved[g] = widen(k.gates[((k.gates_row[d] + row) * C::saved + g) * k.Hp + u]);
 }
 
 // What enters the vjp.
-template <class V, class C>
+template <class C>
 struct VjpInputs {
-  V saved[C::saved ? C::saved : 1], state, previous, d_h, d_carry;
+  ValueOf<C> saved[C::saved ? C::saved : 1], state, previous, d_h, d_carry;
 };
 // All but D(h).
 template <class T, class C>
-__device__ VjpInputs<Wide<T>, C> load(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
+__device__ VjpInputs<C> load(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u) {
   const Shape& s = a.shape;
   const int64_t at = (d * s.B + row) * s.H + u, token = k.step[d].now.first + row;
   const bool ran_after = runs(k.step[d].after, a.schedule.lengths, row);
-  VjpInputs<Wide<T>, C> in{};
+  VjpInputs<C> in{};
   load_saved<T, C>(k, d, row, u, in.saved);
   in.previous = previous<T, C>(a, k, d, row, u);
   if constexpr (C::has_cell_state) {
     in.state = a.cells[(d * s.N + token) * k.Hp + u];
     in.d_carry = from_after(ran_after, k.d_carry, a.d_c_n, at);
-    if (a.d_c_out) in.d_carry += widen(a.d_c_out[(token * s.D + d) * s.H + u]);
+    if (a.d_c_out) in.d_carry = in.d_carry + ValueOf<C>(widen(a.d_c_out[(token * s.D + d) * s.H + u]));
   } else if constexpr (C::blends_state) {
     in.d_carry = from_after<T>(ran_after, k.d_carry, nullptr, at);
   } else {
@@ -113,7 +113,7 @@ __device__ VjpInputs<Wide<T>, C> load(const BackwardArgs<T>& a, const BackwardSt
 }
 
 template <class T, class C>
-__device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u, const VjpInputs<Wide<T>, C>& in) {
+__device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int d, int64_t row, int64_t u, const VjpInputs<C>& in) {
   const int64_t H = a.shape.H, token_row = k.token_row[d] + row;
   if constexpr (C::has_cell_state)
     if (k.tokens.hidden) k.tokens.hidden[token_row * H + u] = narrow<T>(C::hidden(in.saved, in.state));
@@ -125,7 +125,7 @@ __device__ void run_vjp(const BackwardArgs<T>& a, const BackwardStep<T>& k, int 
 // Of a row that has a token but does not run.
 template <class T, class C>
 __device__ void pad(const BackwardStep<T>& k, int d, int64_t row, int64_t H, int64_t u) {
-  const Wide<T> zeros[C::slots] = {};
+  const ValueOf<C> zeros[C::slots] = {};
   store_slots<T, C>(k.tokens, k.token_row[d] + row, H, u, zeros);
   if (k.tokens.hidden) k.tokens.hidden[(k.token_row[d] + row) * H + u] = narrow<T>(0);
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <utility>
 
+#include "cuda/fast_float.h"
 #include "cuda/types.h"
 
 namespace rnnk::cuda {
@@ -56,16 +57,20 @@ constexpr bool differs(int gate) {
 template <class C>
 constexpr bool splits_slots = differs<C>(0);
 
+// What a cell computes in: double, float or FastFloat.
+template <class C>
+using ValueOf = decltype(C::Step::h);
+
 // The merged biases of unit u.
 template <class C, class T>
-RNNK_FN void load_biases(const Weights<T>& w, int64_t H, int64_t u, Wide<T> (&merged)[C::biases]) {
+RNNK_FN void load_biases(const Weights<T>& w, int64_t H, int64_t u, ValueOf<C> (&merged)[C::biases]) {
   const auto of = [=](const T* b) { return [=](int g) { return b ? widen(b[g * H + u]) : Wide<T>(0); }; };
   C::merge_biases(of(w.b_ih), of(w.b_hh), merged);
 }
 
 // The gates of unit u in a row of [G, H].
 template <class C, class V>
-RNNK_FN void load_gates(const V* row, int64_t H, int64_t u, V (&gates)[C::gates]) {
+RNNK_FN void load_gates(const V* row, int64_t H, int64_t u, ValueOf<C> (&gates)[C::gates]) {
   for (int g = 0; g < C::gates; ++g) gates[g] = row[g * H + u];
 }
 

@@ -8,6 +8,7 @@ namespace rnnk::cuda {
 template <class T, class C, int rows, int units>
 class ForwardCells {
   using V = Wide<T>;
+  using Value = ValueOf<C>;
   static constexpr int G = C::gates;
 
   const ForwardArgs<T>& a_;
@@ -19,7 +20,8 @@ class ForwardCells {
   const bool whole_;
   int end_[rows];
   int coming_;  // token of the step to be fetched next
-  V biases_[units][C::biases], carry_[rows][units];
+  Value biases_[units][C::biases];
+  V carry_[rows][units];
   Units<T, units> state_[rows];
 
  public:
@@ -52,7 +54,7 @@ class ForwardCells {
 
   __device__ void load() {
     for (int o = 0; o < units; ++o) {
-      for (V& b : biases_[o]) b = 0;
+      for (Value& b : biases_[o]) b = 0;
       if (o < left_) load_biases<C>(weights(), H_, own_.unit + o, biases_[o]);
     }
     for (int c = 0; c < rows; ++c) {
@@ -106,7 +108,7 @@ class ForwardCells {
     results.runs = calendar_.time(step) < end_[c];
 #pragma unroll
     for (int o = 0; o < units; ++o) {
-      V x[G], h[G];
+      Value x[G], h[G];
 #pragma unroll
       for (int g = 0; g < G; ++g) x[g] = in.x[c][g].at[o], h[g] = product(c, o, g);
       const auto next = C::forward(x, h, biases_[o], C::blends_state ? widen(state_[c].at[o]) : carry_[c][o]);

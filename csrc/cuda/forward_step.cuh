@@ -17,16 +17,16 @@ struct ForwardStep {
 };
 
 // What enters the cell.
-template <class V, class C>
+template <class C>
 struct CellInputs {
-  V x[C::gates], h[C::gates], carry;
+  ValueOf<C> x[C::gates], h[C::gates], carry;
 };
 // All but the products with h.
 template <class T, class C>
-__device__ CellInputs<Wide<T>, C> load(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
+__device__ CellInputs<C> load(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
   const Shape& s = a.shape;
   const int64_t state = d * s.B + row;
-  CellInputs<Wide<T>, C> in{};
+  CellInputs<C> in{};
   load_gates<C>(k.x_products[d] + row * (C::gates * s.H), s.H, u, in.x);
   if constexpr (C::has_cell_state) in.carry = k.c[state * s.H + u];
   else if constexpr (C::blends_state) in.carry = widen(a.h_n[state * s.P + u]);
@@ -34,8 +34,8 @@ __device__ CellInputs<Wide<T>, C> load(const ForwardArgs<T>& a, const ForwardSte
 }
 
 template <class T, class C>
-__device__ void run_cell(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u, const Wide<T> (&biases)[C::biases],
-                         const CellInputs<Wide<T>, C>& in) {
+__device__ void run_cell(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u, const ValueOf<C> (&biases)[C::biases],
+                         const CellInputs<C>& in) {
   const Shape& s = a.shape;
   const Step& step = k.step[d];
   const int64_t state = d * s.B + row, token = step.now.first + row, saved = d * s.N + token;

@@ -30,7 +30,7 @@ __device__ void run_cells(const BackwardArgs<T>& a, const BackwardStep<T>& k, co
   if (u >= a.shape.H) return;
   const Step& step = k.step[d];
   tile.template for_rows<units>([&](const int (&rows)[cells_at_once]) {
-    VjpInputs<Wide<T>, C> in[cells_at_once];
+    VjpInputs<C> in[cells_at_once];
 #pragma unroll
     for (int i = 0; i < cells_at_once; ++i)
       if (rows[i] >= 0 && runs(step.now, a.schedule.lengths, first_row + rows[i])) in[i] = load<T, C>(a, k, d, first_row + rows[i], u);
@@ -74,7 +74,7 @@ template <class T>
 void run_fused_step(Queue& queue, const BackwardArgs<T>& args, const BackwardStep<T>& step, const T* w_hh, const int64_t (&slot_row)[2]) {
   const Shape& s = args.shape;
   const int64_t rows = std::max(step.step[0].rows(true), step.step[1].rows(true));
-  with_cell<Wide<T>>(args.cell, [&](auto cell) {
+  with_cell<FastFloat>(args.cell, [&](auto cell) {
     using C = decltype(cell);
     const int64_t columns = C::gates * s.H;
     const FusedBackward<T> k{step, w_hh, {slot_row[0], slot_row[1]}, whole_pieces<T>(columns, step.tokens.hidden_slots, w_hh)};

@@ -32,10 +32,10 @@ __device__ void run_cells(const ForwardArgs<T>& a, const ForwardStep<T>& k, cons
   const int first_row = Tile::first_row(), u = Tile::template own_unit<units>();
   if (u >= a.shape.H) return;
   const int64_t active = k.step[d].now.active;
-  Wide<T> biases[C::biases];
+  ValueOf<C> biases[C::biases];
   load_biases<C>(a.weights[d], a.shape.H, u, biases);
   tile.template for_rows<units>([&](const int (&rows)[cells_at_once]) {
-    CellInputs<Wide<T>, C> in[cells_at_once];
+    CellInputs<C> in[cells_at_once];
 #pragma unroll
     for (int i = 0; i < cells_at_once; ++i)
       if (rows[i] >= 0 && runs(k.step[d].now, a.schedule.lengths, first_row + rows[i])) in[i] = load<T, C>(a, k, d, first_row + rows[i], u);
@@ -77,7 +77,7 @@ void run_fused_step(Queue& queue, const ForwardArgs<T>& args, const ForwardStep<
   const Shape& s = args.shape;
   const bool whole = whole_pieces<T>(s.H, args.weights[0].w_hh, args.weights[1].w_hh, args.out, args.h0);
   const int64_t rows = std::max(step.step[0].now.active, step.step[1].now.active);
-  with_cell<Wide<T>>(args.cell, [&](auto cell) {
+  with_cell<FastFloat>(args.cell, [&](auto cell) {
     using C = decltype(cell);
     with_row_warps(s.B, [&](auto row_warps) {
       constexpr int units = fused_units<C::gates>;

@@ -108,8 +108,8 @@ class FusedTile {
   static __device__ int own_unit() { return first_column_tile() * units + int(threadIdx.x) % units; }
 
   // All ranks' sums of `n` columns that lie `distance` apart, by rank.
-  template <int n>
-  __device__ void read(int row, int column, int distance, float (&to)[n]) const {
+  template <class V, int n>
+  __device__ void read(int row, int column, int distance, V (&to)[n]) const {
     const float* const ours = sums_ + row * sums_stride + column;
     if (ranks == 1) {
       for (int i = 0; i < n; ++i) to[i] = ours[i * distance];
@@ -122,10 +122,13 @@ class FusedTile {
       const ptx::ClusterAddress theirs = ptx::cluster_address(ours, unsigned(r));
       for (int i = 0; i < n; ++i) parts[r][i] = ptx::load_cluster(theirs + ptx::ClusterAddress(i * distance * 4));
     }
-    for (int i = 0; i < n; ++i) to[i] = 0;
+    for (int i = 0; i < n; ++i) {
+      float sum = 0;
 #pragma unroll
-    for (int r = 0; r < most_ranks; ++r)
-      for (int i = 0; r < ranks && i < n; ++i) to[i] += parts[r][i];
+      for (int r = 0; r < most_ranks; ++r)
+        if (r < ranks) sum += parts[r][i];
+      to[i] = sum;
+    }
   }
   // After the last read, by all threads: nobody's shared memory ends before.
   __device__ void leave() const {

@@ -44,6 +44,26 @@ __device__ Word fresh(Word x) {
   return x;
 }
 
+// --- The special-function unit (rcp, ex2: "Floating Point Instructions"), to which subnormal numbers are zero. In functions for both sides; the
+// host's own side calls none of them.
+
+// Within 1 ulp.
+__host__ __device__ inline float recip_approx([[maybe_unused]] float x) {
+  float y = 0;
+#ifdef __CUDA_ARCH__
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+#endif
+  return y;
+}
+// Within 2 ulp.
+__host__ __device__ inline float exp2_approx([[maybe_unused]] float x) {
+  float y = 0;
+#ifdef __CUDA_ARCH__
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+#endif
+  return y;
+}
+
 // --- Words in global memory that blocks tell each other something with (ld, st: "Memory Consistency Model").
 
 __device__ inline uint32_t load_acquire(const uint32_t* from) {

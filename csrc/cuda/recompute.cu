@@ -16,12 +16,11 @@ namespace {
 template <class T, class C, class F>
 __device__ void for_products(const Weights<T>& weights, int64_t H, int64_t u, int64_t tokens, const Wide<T>* x_products, const Wide<T>* h_products,
                              const F& f) {
-  using V = Wide<T>;
   const int64_t columns = C::gates * H;
-  V biases[C::biases];
+  ValueOf<C> biases[C::biases];
   load_biases<C>(weights, H, u, biases);
   for_own_rows(tokens, [&](int64_t token) {
-    V x[C::gates], h[C::gates];
+    ValueOf<C> x[C::gates], h[C::gates];
     load_gates<C>(x_products + token * columns, H, u, x);
     load_gates<C>(h_products + token * columns, H, u, h);
     f(token, x, h, biases);

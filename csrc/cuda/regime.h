@@ -81,7 +81,7 @@ inline bool fits(Regime regime, const Problem& p) {
          (regime != Regime::r3 || resident_teams(p).count > 0);
 }
 
-// Whether it is the faster one, by the model until a card has measured it. R0 takes at least 4 us a step. R1: at most 1.4 us for a tile of 8 rows,
+// Whether it is the faster one, by the model until a card has measured it. R0 takes at least 4 us a step. R1: at most 1.0 us for a tile of 8 rows,
 // of which some 100 run at once. R2: at most 1.2 us, at 768 units, and some 10 us to load the weights. R3: 1.2 us for a first tile of rows, 0.8 for
 // each more that a team has. R4 saves a launch and the products' way through memory, some 2 us, and multiplies at half of cuBLAS's rate; rows of
 // whole 16 bytes only.

@@ -64,7 +64,7 @@ __global__ void gated_kernel(const BackwardArgs<T> a, const BackwardStep<T> k) {
   for_own_rows(k.step[d].now.active, [&](int64_t row) {
     if (!runs(k.step[d].now, a.schedule.lengths, row)) return;
     const int64_t at = (d * a.shape.B + row) * H + u, token_row = k.token_row[d] + row;
-    Wide<T> saved[C::saved];
+    ValueOf<C> saved[C::saved];
     load_saved<T, C>(k, d, row, u, saved);
     const Wide<T> h = previous<T, C>(a, k, d, row, u);
     const auto gradients = C::vjp_of_gated_state(saved, h, k.d_hidden[at], k.d_carry[at]);

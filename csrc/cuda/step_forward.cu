@@ -15,7 +15,7 @@ namespace {
 
 // All of a cell's inputs, the products with h among them.
 template <class T, class C>
-__device__ CellInputs<Wide<T>, C> load_all(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
+__device__ CellInputs<C> load_all(const ForwardArgs<T>& a, const ForwardStep<T>& k, int d, int64_t row, int64_t u) {
   auto in = load<T, C>(a, k, d, row, u);
   load_gates<C>(k.h_products + (d * a.shape.B + row) * (C::gates * a.shape.H), a.shape.H, u, in.h);
   return in;
@@ -28,7 +28,7 @@ __global__ void cell_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int64_t u = own_column();
   if (u >= s.H) return;
   const Step& step = k.step[d];
-  Wide<T> biases[C::biases];
+  ValueOf<C> biases[C::biases];
   load_biases<C>(a.weights[d], s.H, u, biases);
   for_own_rows(step.rows(a.reset.mask), [&](int64_t row) {
     const int64_t state = d * s.B + row;
@@ -46,7 +46,7 @@ __global__ void gated_kernel(const ForwardArgs<T> a, const ForwardStep<T> k) {
   const int d = blockIdx.z;
   const int64_t u = own_column(), H = a.shape.H;
   if (u >= H) return;
-  Wide<T> biases[C::biases];
+  ValueOf<C> biases[C::biases];
   load_biases<C>(a.weights[d], H, u, biases);
   for_own_rows(k.step[d].now.active, [&](int64_t row) {
     if (!runs(k.step[d].now, a.schedule.lengths, row)) return;

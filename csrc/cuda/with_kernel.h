@@ -9,8 +9,8 @@ namespace rnnk::cuda {
 // Calls f(C{}, Tiling{}) with the cell's mathematics and the first tiling of Lists, CtaTilings, ClusterTilings or GridTilings, that takes the layer.
 template <template <int, Factors> class Lists, class T, bool backward, class F>
 void with_cell_and_tiling(const Problem& p, const F& f) {
-  with_cell<Wide<T>>(p.cell, [&](auto c) {
-    with_factors<T>(p.tf32, [&](auto factors) {
+  with_factors<T>(p.tf32, [&](auto factors) {
+    with_cell<std::conditional_t<factors.value == Factors::tf32x3, float, FastFloat>>(p.cell, [&](auto c) {
       using Of = Lists<decltype(c)::gates, factors.value>;
       with_tiling<T>(std::conditional_t<backward, typename Of::Backward, typename Of::Forward>{}, p.shape.H, [&](auto tiling) { f(c, tiling); });
     });

@@ -15,10 +15,10 @@ SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
 def compile_all(folder, sources, flags=()):
-    """The sources' objects in `folder`. subprocess.CalledProcessError if the compiler refuses."""
+    """The sources' objects in `folder`, whose own headers come before csrc's. subprocess.CalledProcessError if the compiler refuses."""
     def compile_one(source):
         target = folder / f"{Path(source).stem}.o"
-        subprocess.run([CXX, *FLAGS, *flags, "-x", "c++", "-c", source, "-o", target], check=True)
+        subprocess.run([CXX, f"-iquote{folder}", *FLAGS, *flags, "-x", "c++", "-c", source, "-o", target], check=True)
         return target
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,6 @@ def plant(fault, folder):
     count = text.count(fault.old)
     assert count == 1, f"{fault.name}: its text occurs {count} times in {fault.file}"
     (folder / "cuda").mkdir(parents=True, exist_ok=True)
-    # Found before the originals, for they lie beside what includes them.
     for path, copy in ((SELFTEST, SELFTEST.name), (KERNELS, KERNELS.name), (PTX, "cuda/ptx.cuh")):
         shutil.copy(path, folder / copy)
         if path == fault.file:

@@ -1,5 +1,5 @@
-// Every wrapper of csrc/cuda/ptx.cuh, launch.h's shared memory and launches, and the conversions of 16-bit types, each in a small kernel
-// that uses it as a recurrent kernel does, against plain loops. One file for both:
+// Every wrapper of csrc/cuda/ptx.cuh, launch.h's shared memory and launches, fast_float.h, and the conversions of 16-bit types, each in a small
+// kernel that uses it as a recurrent kernel does, against plain loops. One file for both:
 //
 //   nvcc -std=c++17 -Icsrc -arch=sm_90 tests/cuda_host/selftest.cu -o selftest && ./selftest      on a card
 //   tests/test_cuda_host.py                                                                       on the host: ./selftest SEEDS [WORD]
@@ -236,6 +236,34 @@ bool test_to_tf32() {
   return run(round_to_tf32, {dim3(1), dim3(32)}, Buffer<uint32_t>(bits), out, int(bits.size())) && equal(out.values(), expected);
 }
 
+// csrc/cuda/fast_float.h's functions, too. `limit` is of the error's share of the result, or of 1 where that is less than `least`.
+bool test_special_functions() {
+  const float infinity = INFINITY;
+  std::vector<float> x{0, 1, -1, 2, 1024, -120, infinity, -infinity, NAN, 1e-30f, -1e-30f, 0.25f, 0.2499999f};
+  for (float m = 1e-6f; m < 100; m *= 1.003f) x.push_back(m), x.push_back(-m);
+  const int n = int(x.size());
+  const Buffer<float> out(4 * x.size());
+  if (!run(special_functions, {dim3(1), dim3(64)}, Buffer<float>(x), out, n)) return false;
+  const std::vector<float> got = out.values();
+  struct Function {
+    double (*exact)(double);
+    double limit, least;
+  };
+  const Function functions[] = {{[](double v) { return 1 / v; }, 0x1p-22, 0},
+                                {[](double v) { return std::exp2(v); }, 0x1p-21, 0},
+                                {[](double v) { return 1 / (1 + std::exp(-v)); }, 0x1p-20, 1e-3},
+                                {[](double v) { return std::tanh(v); }, 0x1p-20, 0}};
+  for (int f = 0; f < 4; ++f)
+    for (int i = 0; i < n; ++i) {
+      const double y = got[size_t(f * n + i)], exact = functions[f].exact(x[size_t(i)]), size = std::fabs(exact);
+      const double limit = functions[f].limit * (size < functions[f].least ? 1 : size);
+      if (std::isnan(exact) ? std::isnan(y) : y == exact || std::fabs(y - exact) <= limit) continue;
+      std::printf("  function %d of %.9g is %.9g, expected %.9g\n", f, double(x[size_t(i)]), y, exact);
+      return false;
+    }
+  return true;
+}
+
 bool test_dependent_launches() {
   constexpr unsigned n = 4096, launches = 20;
   std::vector<uint32_t> expected = some_words(n);
@@ -271,6 +299,7 @@ const Test tests[] = {
     {"mma<__half>", false, test_mma<__half>},
     {"mma<float>", false, test_mma<float>},
     {"to_tf32", false, test_to_tf32},
+    {"recip_approx, exp2_approx, FastFloat's sigmoid and tanh", false, test_special_functions},
     {"grid_dependency_wait, grid_dependency_launch, dependent launches", true, test_dependent_launches},
 };
 

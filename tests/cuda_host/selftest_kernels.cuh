@@ -1,5 +1,6 @@
-// The kernels of selftest.cu. Integers throughout, so that every result is exact; each kernel reads what other threads have brought.
+// The kernels of selftest.cu. Integers wherever that can be, so that results are exact; each kernel reads what other threads have brought.
 #pragma once
+#include "cuda/fast_float.h"
 #include "cuda/launch.h"
 #include "cuda/ptx.cuh"
 
@@ -206,6 +207,15 @@ __global__ void round_to_tf32(const uint32_t* bits, uint32_t* out, int n) {
   float x;
   memcpy(&x, bits + i, 4);
   out[i] = ptx::to_tf32(x);
+}
+
+// Of each number: 1 / x, 2^x, sigmoid, tanh.
+__global__ void special_functions(const float* x, float* out, int n) {
+  for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) {
+    const FastFloat value = x[i];
+    const float results[4] = {ptx::recip_approx(x[i]), ptx::exp2_approx(x[i]), sigmoid(value), tanh(value)};
+    for (int f = 0; f < 4; ++f) out[f * n + i] = results[f];
+  }
 }
 
 // Two launches at most are under way, so what the launch but one before wrote may be written over.

@@ -3,6 +3,7 @@
 from .mutant import Mutant
 
 LOOP, FORWARD_CELLS, BACKWARD_CELLS = (f"csrc/cuda/{name}.cuh" for name in ("loop", "forward_cells", "backward_cells"))
+FAST_FLOAT = "csrc/cuda/fast_float.h"
 R1_FORWARD, R1_BACKWARD = (f"csrc/cuda/cta_{name}.cu" for name in ("forward", "backward"))
 R2, R2_FORWARD, R2_BACKWARD = (f"csrc/cuda/cluster{name}" for name in (".cuh", "_forward.cu", "_backward.cu"))
 R3_PLAN, R3, R3_FORWARD, R3_BACKWARD = (f"csrc/cuda/{name}" for name in ("mailboxes.h", "grid.cuh", "grid_forward.cu", "grid_backward.cu"))
@@ -61,7 +62,7 @@ MUTANTS = [
     Mutant("cuda R1: d_out of the step before", BACKWARD_CELLS,
            "a_.d_out + out_at(to.token, c)", "a_.d_out + out_at(before, c)"),
     Mutant("cuda R1: padding has slots", BACKWARD_CELLS,
-           "runs_now ? gradients.slots[slot] : V(0);", "gradients.slots[slot];"),
+           "runs_now ? V(gradients.slots[slot]) : V(0);", "gradients.slots[slot];"),
     Mutant("cuda R1: d_h0 without what passed W_hh", BACKWARD_CELLS,
            "C::blends_state ? d_h_[c][o] + d_carry_[c][o] : d_h_[c][o]", "d_h_[c][o]"),
     Mutant("cuda R2: messages are not waited for", R2,
@@ -72,6 +73,8 @@ MUTANTS = [
     Mutant("cuda R2: two ranks exchanged", R2, "cluster_address(full_, rank)", "cluster_address(full_, rank ^ (ptx::cluster_size() > 1))"),
     Mutant("cuda R2: one lane's gates are another's", R2, "upper ? left : right, 16)", "upper ? left : right, 8)"),
     Mutant("cuda R2: a layer's last units belong to nobody", R2, "(s.H + ranks - 1) / ranks + step - 1", "s.H / ranks"),
+    Mutant("cuda FastFloat: tanh of half its argument", FAST_FLOAT, "2.885390082f", "1.442695041f"),
+    Mutant("cuda FastFloat: tanh's series turns the wrong way", FAST_FLOAT, "-1.f / 3)", "1.f / 3)"),
     Mutant("cuda 3xTF32: a product with a low is left out", LOOP, "    ptx::mma<T>(high_low, a.high, b.low);\n", ""),
     Mutant("cuda 3xTF32: float32 keeps the newest tiles only", LOOP, "sums[t][r] += parts[0][t][r], parts", "sums[t][r] = parts[0][t][r], parts"),
     Mutant("cuda R2: weights in shared memory in one place", LOOP, "(k - kept) * tiles + t)", "(k - kept) * 0 + t)"),

@@ -7,6 +7,7 @@
 
 #include "mbarrier.h"
 #include "scheduler.h"
+#include "special.h"
 
 namespace rnnk::cuda::ptx {
 
