@@ -103,7 +103,7 @@ __device__ VjpInputs<C> load(const BackwardArgs<T>& a, const BackwardStep<T>& k,
   if constexpr (C::has_cell_state) {
     in.state = a.cells[(d * s.N + token) * k.Hp + u];
     in.d_carry = from_after(ran_after, k.d_carry, a.d_c_n, at);
-    if (a.d_c_out) in.d_carry = in.d_carry + ValueOf<C>(widen(a.d_c_out[(token * s.D + d) * s.H + u]));
+    if (a.d_c_out) in.d_carry += widen(a.d_c_out[(token * s.D + d) * s.H + u]);
   } else if constexpr (C::blends_state) {
     in.d_carry = from_after<T>(ran_after, k.d_carry, nullptr, at);
   } else {

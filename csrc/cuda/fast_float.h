@@ -21,6 +21,7 @@ struct FastFloat {
 };
 
 RNNK_FN FastFloat operator+(FastFloat a, FastFloat b) { return a.value + b.value; }
+RNNK_FN FastFloat& operator+=(FastFloat& a, FastFloat b) { return a = a + b; }
 RNNK_FN FastFloat operator-(FastFloat a, FastFloat b) { return a.value - b.value; }
 RNNK_FN FastFloat operator*(FastFloat a, FastFloat b) { return a.value * b.value; }
 RNNK_FN bool operator<(FastFloat a, FastFloat b) { return a.value < b.value; }

@@ -122,13 +122,10 @@ class FusedTile {
       const ptx::ClusterAddress theirs = ptx::cluster_address(ours, unsigned(r));
       for (int i = 0; i < n; ++i) parts[r][i] = ptx::load_cluster(theirs + ptx::ClusterAddress(i * distance * 4));
     }
-    for (int i = 0; i < n; ++i) {
-      float sum = 0;
+    for (int i = 0; i < n; ++i) to[i] = 0;
 #pragma unroll
-      for (int r = 0; r < most_ranks; ++r)
-        if (r < ranks) sum += parts[r][i];
-      to[i] = sum;
-    }
+    for (int r = 0; r < most_ranks; ++r)
+      for (int i = 0; r < ranks && i < n; ++i) to[i] += parts[r][i];
   }
   // After the last read, by all threads: nobody's shared memory ends before.
   __device__ void leave() const {

@@ -19,7 +19,7 @@ MUTANTS = [
     Mutant("cuda R4: a rank misses its last tile of K", TILE,
            "end = k_tiles * (rank + 1) / ranks;", "end = k_tiles * (rank + 1) / ranks - (ranks > 1);"),
     Mutant("cuda R4: a rank's sums are not added", TILE,
-           "if (r < ranks) sum +=", "if (r < ranks - 1) sum +="),
+           "for (int i = 0; r < ranks && i < n; ++i)", "for (int i = 0; r < ranks - 1 && i < n; ++i)"),
     Mutant("cuda R4: sums are kept where others still multiply", TILE,
            "    __syncthreads();\n    keep(sums);", "    keep(sums);"),
     Mutant("cuda R4: ranks do not meet before they read", TILE,

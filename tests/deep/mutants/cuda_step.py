@@ -95,7 +95,7 @@ MUTANTS = [
     Mutant("cuda cells: both directions in the first one's columns", FORWARD_STEP, "a.c_out[(token * s.D + d) * s.H + u] = narrow<T>(next",
            "a.c_out[token * s.D * s.H + u] = narrow<T>(next"),
     Mutant("cuda cells: padding is not zeroed", FORWARD_STEP, "if (C::has_cell_state && a.c_out) a.c_out[token * s.H + u] = narrow<T>(0);", ""),
-    Mutant("cuda cells: their gradient is dropped", BACKWARD_STEP, "if (a.d_c_out) in.d_carry =", "if (!a.d_h_n && a.d_c_out) in.d_carry ="),
+    Mutant("cuda cells: their gradient is dropped", BACKWARD_STEP, "if (a.d_c_out) in.d_carry +=", "if (!a.d_h_n && a.d_c_out) in.d_carry +="),
     Mutant("cuda GRU before: h for the gated state", R0_FORWARD, "narrow<T>(C::gated_state(in.x, in.h, biases, in.carry))", "narrow<T>(in.carry)"),
     Mutant("cuda GRU before: rows of W_hh exchanged", R0_FORWARD, "w_hh_.operand(s_.P, true, first_gate * s_.H)", "w_hh_.operand(s_.P, true, 0)"),
     Mutant("cuda GRU before: back through rows of the other gates", R0_BACKWARD, "w_hh_.operand(s_.P, false, plain)",
