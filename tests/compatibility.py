@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch._dynamo import compiled_autograd
 from torch.func import functional_call, grad, hessian, jvp, stack_module_state, vmap
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
@@ -82,6 +83,19 @@ def _(module, x):
     for T in (7, 12, 5):
         compiled(steps(x, T))
     assert counter.frame_count == 1
+
+
+@probe("`torch.compile(mode=\"max-autotune\")`: one graph")
+def _(module, x):
+    same(torch.compile(module, fullgraph=True, mode="max-autotune")(x), module(x))
+
+
+@probe("compiled autograd: the backward pass of an eager call as one graph")
+def _(module, x):
+    expected = plain_gradients(module, x)
+    with compiled_autograd._enable(torch.compile(fullgraph=True, backend="eager")):
+        found = plain_gradients(module, x)
+    same(list(found.values()), list(expected.values()))
 
 
 @probe("`torch.export` with free T and B")
@@ -332,6 +346,7 @@ def page(found):
     for feature in PROBES:
         cells = (" / ".join(found[feature, column].values()) for column in COLUMNS)
         lines.append(f"| {feature} | " + " | ".join(cells) + " |")
+    lines += ["", "AOTInductor packages a model with our modules and loads it again: tests/test_compile.py."]
     return "\n".join(lines) + "\n"
 
 

@@ -158,6 +158,45 @@ def test_inductor(cell):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_aot_inductor(tmp_path):
+    model, x = torch.nn.Sequential(torch.nn.Linear(5, 3), rnnkernels.LSTM(3, 17)).eval(), torch.randn(7, 4, 5)
+    with torch.no_grad():
+        package = torch._inductor.aoti_compile_and_package(torch.export.export(model, (x,)), package_path=str(tmp_path / "model.pt2"))
+        torch.testing.assert_close(torch._inductor.aoti_load_package(package)(x)[0], model(x)[0])
+
+
+def test_compiled_autograd():
+    """The backward pass of eager calls as one graph, whatever was given to the layers and however much of it wants a gradient."""
+    torch.compiler.reset()
+    x, lengths, done = torch.randn(7, 4, 3, requires_grad=True), torch.tensor([5, 7, 1, 4]), torch.rand(7, 4) < 0.3
+    h0 = torch.randn(2, 4, 5, requires_grad=True)
+    frozen = rnnkernels.GRU(3, 5)
+    frozen.weight_hh_l0.requires_grad_(False)
+    calls = (
+        lambda m=rnnkernels.LSTM(3, 5, 2, dropout=0.5, bidirectional=True): (m, m(x)),
+        lambda m=rnnkernels.LSTM(3, 5, proj_size=2, recompute=True): (m, m(x, reset=done, return_cells=True)),
+        lambda m=rnnkernels.GRU(3, 5, bidirectional=True, bias=False): (m, m(x, h0, lengths=lengths)),
+        lambda: (frozen, frozen(x.detach())),
+        lambda m=rnnkernels.GRU(3, 5, reset_after=False): (m, m(x)[1]),
+        lambda m=rnnkernels.RNN(3, 5): (m, m(pack_padded_sequence(x.detach(), lengths, enforce_sorted=False))[0].data),
+        lambda m=rnnkernels.LSTMCell(3, 5): (m, m(x[0])[1]),
+    )
+
+    def gradients(call):
+        torch.manual_seed(0)  # of dropout
+        module, results = call()
+        wanted = [t for t in (x, h0, *module.parameters()) if t.requires_grad]
+        for t in wanted:
+            t.grad = None
+        sum(t.pow(2).sum() for t in torch.utils._pytree.tree_leaves(results)).backward()
+        return [t.grad for t in wanted if t.grad is not None]
+
+    for call in calls:
+        eager = gradients(call)
+        with torch._dynamo.compiled_autograd._enable(torch.compile(fullgraph=True, backend="eager")):
+            same(eager, gradients(call))
+
+
 def test_autocast_and_bfloat16():
     x = torch.randn(7, 4, 3)
     for module, dtype in ((rnnkernels.LSTM(3, 17, 2), torch.float32), (rnnkernels.LSTM(3, 17, 2).bfloat16(), torch.bfloat16)):

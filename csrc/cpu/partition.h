@@ -51,6 +51,11 @@ inline double product_cycles(const LayerCost& cost, double panels, double rows) 
   return multiplying(cost.I) + std::max(h, reading) + std::min(h, reading) / 3 + panels * tiles * tile_call;
 }
 
+// Cycles until all threads are at work.
+inline double starting_cycles(const LayerCost& cost, int threads) {
+  return threads == 1 ? 0 : cost.independent_panels ? 2000 + 1000 * (threads - 1) : 8000;
+}
+
 // Cycles of a whole layer under a partition: packing, and at each step the products, the cells, and what it costs a team to meet
 // and to bring each other's units over. Fitted to layers of B 2 to 64 and H 32 to 512 on two threads, each split by rows and by
 // columns: the cheaper split is chosen, or one within 5% of it.
@@ -62,9 +67,8 @@ inline double cycles(const LayerCost& cost, const Partition& p) {
                                                          : product_cycles(cost, panels, rows);
   const double cells = 24 * rows * panels * width / cost.lanes, meeting = p.members > 1 && !cost.independent_panels ? 100 + 45 * rows : 0;
   const double packing = cost.packing == Packing::now ? cost.D * columns * double(cost.I + cost.K) * cost.element / unpacked / p.threads : 0;
-  const double starting = p.threads == 1 ? 0 : cost.independent_panels ? 2000 + 1000 * (p.threads - 1) : 8000;
   const double rounds = std::ceil(double(cost.D) * double(p.groups) / p.teams());
-  return starting + packing + rounds * double(cost.T) * (products + cells + meeting + 100);
+  return starting_cycles(cost, p.threads) + packing + rounds * double(cost.T) * (products + cells + meeting + 100);
 }
 
 // The cheapest of the splits into equal teams. Every choice gives the same bits.
@@ -73,6 +77,7 @@ inline Partition choose_partition(const LayerCost& cost, int threads) {
   Partition best;
   double least = -1;
   for (int used : {1, threads}) {
+    if (used > 1 && least < starting_cycles(cost, used)) break;
     for (int members = 1; members <= used; ++members) {
       if (used % members || (cost.independent_panels && members < used)) continue;
       const int teams = used / members;

@@ -1,7 +1,9 @@
-// The layer ops under autograd: a C++ autograd::Function over the *_train and *_bwd ops, so that eager mode pays microseconds and
-// torch.compile traces straight through to the ops. Differentiating a gradient again goes through the *_bwd ops' own autograd
+// The layer ops under autograd: a C++ node over the *_train and *_bwd ops, so that eager mode pays microseconds and torch.compile traces
+// straight through to the ops. Differentiating a gradient again goes through the *_bwd ops' own autograd
 // (rnnkernels/autograd.py).
+#include <ATen/FuncTorchTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
 #include "torch/plain_call.h"
@@ -11,7 +13,9 @@ namespace rnnk {
 namespace {
 
 using torch::autograd::AutogradContext;
+using torch::autograd::CppNode;
 using torch::autograd::variable_list;
+using NodePointer = decltype(torch::autograd::Edge::function);  // a shared_ptr in torch 2.11, an intrusive_ptr in 2.13
 
 // The ops have no rule for tangents, which would vanish without a word.
 void check_no_tangent(at::ArrayRef<Tensor> tensors) {
@@ -20,56 +24,52 @@ void check_no_tangent(at::ArrayRef<Tensor> tensors) {
                 "rnnkernels: the ops have no forward-mode derivative; call rnnkernels.functional or a module, inside the transform and not compiled");
 }
 
-class LayerFunction : public torch::autograd::Function<LayerFunction> {
- public:
-  static variable_list forward(AutogradContext* ctx, int64_t cell, const Tensor& x, const Tensor& h0, Optional c0, const Tensor& w_ih,
-                               const Tensor& w_hh, Optional b_ih, Optional b_hh, Optional w_hr, Optional w_ih_r, Optional w_hh_r,
-                               Optional b_ih_r, Optional b_hh_r, Optional w_hr_r, Optional reset_h, Optional reset_c, Optional batch_sizes,
-                               Optional lengths, Optional reset, bool recompute, bool with_cells) {
-    Layer layer = LstmOp::layer(x, h0, or_undefined(c0), w_ih, w_hh, b_ih, b_hh, w_hr, w_ih_r, w_hh_r, b_ih_r, b_hh_r, w_hr_r, reset_h,
-                                reset_c, batch_sizes, lengths, reset, recompute);
-    layer.cell = Cell(cell);
-    layer.with_cells = with_cells;
-    at::AutoDispatchBelowADInplaceOrView below;
-    const LayerOutputs o = is_plain_call(layer) ? layer_forward(layer, true) : call_train_op(layer);
+// What was saved: a bit for each of arguments, batch_sizes, lengths, reset, out, gates and cells that was there.
+struct Manifest {
+  static constexpr const char* key = "manifest";
+  static constexpr int tensors = argument_count + 6;
 
-    ctx->set_materialize_grads(false);
-    ctx->saved_data["cell"] = cell;
-    ctx->saved_data["recompute"] = recompute;
-    variable_list saved(layer.arguments.begin(), layer.arguments.end());
-    for (const Tensor& t : {layer.batch_sizes, layer.lengths, layer.reset, o.out, o.gates, o.cells}) saved.push_back(t);
-    ctx->save_for_backward(std::move(saved));
-    variable_list outputs{o.out, o.h_n};
-    for (const Tensor& t : {o.c_n, o.c_out})
-      if (t.defined()) outputs.push_back(t);
-    return outputs;
-  }
+  Cell cell;
+  bool recompute;
+  int64_t present = 0;
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& cotangents) {
-    check_no_tangent(cotangents);
+  int64_t packed() const { return (int64_t(cell) << 1 | int64_t(recompute)) << tensors | present; }
+  static Manifest unpack(int64_t m) { return {Cell(m >> (tensors + 1)), bool(m >> tensors & 1), m & ((int64_t(1) << tensors) - 1)}; }
+};
+
+struct LayerBackward {
+  static constexpr bool is_traceable = true;  // by compiled autograd: backward reads nothing but the context and its arguments
+
+  // d_results: of out, h_n, c_n and c_out, as many as the layer has. Returns a gradient for each argument that is there.
+  static variable_list backward(AutogradContext* ctx, const variable_list& d_results) {
+    check_no_tangent(d_results);
+    const Manifest manifest = Manifest::unpack(ctx->saved_data.at(Manifest::key).toInt());
     const variable_list saved = ctx->get_saved_variables();
-    Layer layer{Cell(ctx->saved_data["cell"].toInt()), {}, saved[argument_count], saved[argument_count + 1], saved[argument_count + 2],
-                ctx->saved_data["recompute"].toBool(), /*with_cells=*/cotangents.size() > 3};
-    std::copy_n(saved.begin(), argument_count, layer.arguments.begin());
-    const Saved of_forward{saved[argument_count + 3], saved[argument_count + 4], saved[argument_count + 5]};
-    const auto of_lstm = [&](size_t k) { return cotangents.size() > k ? cotangents[k] : Tensor(); };
-    const Cotangents d_results{cotangents[0], cotangents[1], of_lstm(2), of_lstm(3)};
+    std::array<Tensor, Manifest::tensors> all;
+    for (size_t k = 0, next = 0; k < all.size(); ++k)
+      if (manifest.present >> k & 1) all[k] = saved[next++];
+    const Tensor* const beside = &all[argument_count];
+    Layer layer{manifest.cell, {}, beside[0], beside[1], beside[2], manifest.recompute, /*with_cells=*/d_results.size() > 3};
+    std::copy_n(all.begin(), argument_count, layer.arguments.begin());
+    const Saved of_forward{beside[3], beside[4], beside[5]};
+    const auto of_lstm = [&](size_t k) { return d_results.size() > k ? d_results[k] : Tensor(); };
+    const Cotangents cotangents{d_results[0], d_results[1], of_lstm(2), of_lstm(3)};
 
     const auto d = [&] {
       const int64_t needs = wanted(ctx, layer);
-      if (at::GradMode::is_enabled()) return call_backward_op(layer, d_results, of_forward, needs);
+      if (at::GradMode::is_enabled()) return call_backward_op(layer, cotangents, of_forward, needs);
       at::AutoDispatchBelowADInplaceOrView below;  // spares the Python autograd of the *_bwd ops
-      if (are_plain({saved, cotangents})) return layer_backward(layer, d_results, of_forward, needs);
-      return call_backward_op(layer, d_results, of_forward, needs);
+      if (are_plain({saved, d_results})) return layer_backward(layer, cotangents, of_forward, needs);
+      return call_backward_op(layer, cotangents, of_forward, needs);
     }();
-    variable_list gradients(1 + argument_count + 5);  // after `cell`, before batch_sizes, lengths, reset, recompute and with_cells
+    variable_list gradients;
     for (int k = 0; k < argument_count; ++k)  // of an ensemble: what its models share gets the sum
-      gradients[1 + k] = d[k].defined() && d[k].dim() > layer[k].dim() ? d[k].sum(0) : d[k];
+      if (layer[k].defined()) gradients.push_back(d[k].defined() && d[k].dim() > layer[k].dim() ? d[k].sum(0) : d[k]);
     return gradients;
   }
 
  private:
-  // The context counts edges, one for each tensor that was given.
+  // The context counts edges, one for each argument that is there.
   static int64_t wanted(AutogradContext* ctx, const Layer& layer) {
     int64_t needs = 0;
     size_t edge = 0;
@@ -78,6 +78,53 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     return needs;
   }
 };
+
+template <class Node>
+auto make_node() {
+  if constexpr (std::is_same_v<NodePointer, std::shared_ptr<torch::autograd::Node>>)
+    return std::shared_ptr<Node>(new Node, [](Node* node) { deleteNode(node); });
+  else return c10::make_intrusive<Node>();
+}
+
+// The forward pass, and a node that remembers it. torch::autograd::Function::apply would look for inputs among the results and note the shapes of
+// both, 3 us that a function of new tensors, without zeros for cotangents that are not there, has no use for.
+LayerOutputs record(const Layer& layer, bool plain) {
+  if (const auto& functorch = at::functorch::functorchTLSAccessor()) functorch->checkSupportsCppAutogradFunction();
+  LayerOutputs o;
+  {
+    const at::NoGradGuard no_grad;
+    const at::AutoDispatchBelowADInplaceOrView below;
+    o = plain ? layer_forward(layer, true) : call_train_op(layer);
+  }
+
+  const auto node = make_node<CppNode<LayerBackward>>();
+  torch::autograd::edge_list edges;
+  edges.reserve(argument_count);
+  for (const Tensor& t : layer.arguments)
+    if (t.defined()) edges.push_back(torch::autograd::impl::gradient_edge(t));
+  node->is_variable_input_.assign(edges.size(), true);
+  node->set_next_edges(std::move(edges));
+  node->set_ctx_grad_fn(node);
+  for (const Tensor& t : {o.out, o.h_n, o.c_n, o.c_out})
+    if (t.defined()) torch::autograd::set_history(t, node);
+
+  Manifest manifest{layer.cell, layer.recompute};
+  variable_list saved;
+  saved.reserve(Manifest::tensors);
+  int k = 0;
+  const auto save = [&](const Tensor& t) {
+    if (t.defined()) saved.push_back(t), manifest.present |= int64_t(1) << k;
+    ++k;
+  };
+  for (const Tensor& t : layer.arguments) save(t);
+  save(layer.batch_sizes), save(layer.lengths), save(layer.reset);
+  save(o.out), save(o.gates), save(o.cells);
+  node->ctx_.set_materialize_grads(false);
+  node->ctx_.saved_data[Manifest::key] = manifest.packed();
+  node->ctx_.save_for_backward(std::move(saved));
+  node->save_variables_to_ctx();
+  return {o.out, o.h_n, o.c_n, o.c_out, {}, {}};
+}
 
 template <class Op, class Signature = typename Op::Signature>
 struct AutogradKernel;
@@ -103,12 +150,7 @@ LayerOutputs differentiable_layer(const Layer& l, bool plain) {
     return plain ? layer_forward(l, false) : call_op(l);
   }
   if (runs_in_float32(l[X])) return layer_in_float32(l);
-  const variable_list o = LayerFunction::apply(
-      int64_t(l.cell), l[X], l[H0], or_none(l[C0]), l[W_IH], l[W_HH], or_none(l[B_IH]), or_none(l[B_HH]), or_none(l[W_HR]),
-      or_none(l[W_IH_R]), or_none(l[W_HH_R]), or_none(l[B_IH_R]), or_none(l[B_HH_R]), or_none(l[W_HR_R]), or_none(l[RESET_H]),
-      or_none(l[RESET_C]), or_none(l.batch_sizes), or_none(l.lengths), or_none(l.reset), l.recompute, l.with_cells);
-  const auto of_lstm = [&](size_t k) { return o.size() > k ? o[k] : Tensor(); };
-  return {o[0], o[1], of_lstm(2), of_lstm(3), {}, {}};
+  return record(l, plain);
 }
 
 // bfloat16 and float16 on the CPU: the whole layer runs in float32, so that only the outputs are rounded.

@@ -46,7 +46,9 @@ ModuleOptions ModuleReader::options() const {
   const auto integer = [this](py::handle name) { return py::cast<int64_t>(attribute(name)); };
   const auto flag = [this](py::handle name) { return py::cast<bool>(attribute(name)); };
   const double rate = py::cast<double>(attribute(dropout));  // read outside training, too: torch.nn refuses what is no number
-  return {cell_of(module_, attribute(mode)),
+  const Cell cell = cell_of(module_, attribute(mode));
+  const bool keeps_gates = at::GradMode::is_enabled() && saved_count(cell);  // an RNN keeps none: it has no `recompute`, and asking for it takes 2 us
+  return {cell,
           integer(input_size),
           integer(hidden_size),
           integer(proj_size),
@@ -55,7 +57,7 @@ ModuleOptions ModuleReader::options() const {
           flag(batch_first),
           flag(bidirectional),
           flag(training) ? rate : 0.0,
-          at::GradMode::is_enabled() && bool(py::bool_(py::getattr(module_, recompute, py::bool_(false))))};
+          keeps_gates && bool(py::bool_(py::getattr(module_, recompute, py::bool_(false))))};
 }
 
 py::object ModuleReader::parameters() const {

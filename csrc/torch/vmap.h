@@ -7,7 +7,7 @@ namespace rnnk {
 // The level of vmap, if that is all of torch.func that is active.
 std::optional<int64_t> only_vmap();
 
-// Whether it varies a weight of every layer, so that each is an ensemble, and nothing has a gradient, for a C++ autograd function refuses to run
+// Whether it varies a weight of every layer, so that each is an ensemble, and nothing has a gradient, for our autograd node refuses to run
 // under vmap. For call_ensemble; else rnnkernels/transforms.py knows what to do.
 bool is_plain_ensemble(int64_t level, const Tensor& x, const Tensors& states, const Tensors& weights, const ModuleOptions& o);
 
