@@ -77,7 +77,7 @@ inline Partition choose_partition(const LayerCost& cost, int threads) {
   Partition best;
   double least = -1;
   for (int used : {1, threads}) {
-    if (used > 1 && least < starting_cycles(cost, used)) break;
+    if (least >= 0 && (used == 1 || least < starting_cycles(cost, used))) break;
     for (int members = 1; members <= used; ++members) {
       if (used % members || (cost.independent_panels && members < used)) continue;
       const int teams = used / members;
