@@ -145,15 +145,16 @@ def test_resets(cell):
 
 @pytest.mark.parametrize("cell", ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"))
 def test_inductor(cell):
-    """The default backend, training."""
+    """The default backend, training, with a state."""
     module = getattr(rnnkernels, cell)(3, 17)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 3), module)
+    before = torch.nn.Linear(5, 3)
     x = torch.randn(*([4] if cell.endswith("Cell") else [7, 4]), 5)
-    gradients = []
+    hx = torch.randn(*([] if cell.endswith("Cell") else [1]), 4, 17, requires_grad=True)
+    model = lambda x, hx: module(before(x), (hx, hx.tanh()) if cell.startswith("LSTM") else hx)
+    wanted, gradients = [hx, *before.parameters(), *module.parameters()], []
     for run in (torch.compile(model, fullgraph=True), model):
-        model.zero_grad()
-        sum(t.pow(2).sum() for t in torch.utils._pytree.tree_leaves(run(x))).backward()
-        gradients.append([p.grad.clone() for p in model.parameters()])
+        loss = sum(t.pow(2).sum() for t in torch.utils._pytree.tree_leaves(run(x, hx)))
+        gradients.append(torch.autograd.grad(loss, wanted))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
