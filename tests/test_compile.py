@@ -70,6 +70,10 @@ def same(ours, eager):
         assert_close(a, b.detach())
 
 
+def sum_of_squares(results):
+    return sum(t.pow(2).sum() for t in torch.utils._pytree.tree_leaves(results))
+
+
 @pytest.mark.parametrize("dynamic", (False, True))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("cell", CELLS)
@@ -153,8 +157,7 @@ def test_inductor(cell):
     model = lambda x, hx: module(before(x), (hx, hx.tanh()) if cell.startswith("LSTM") else hx)
     wanted, gradients = [hx, *before.parameters(), *module.parameters()], []
     for run in (torch.compile(model, fullgraph=True), model):
-        loss = sum(t.pow(2).sum() for t in torch.utils._pytree.tree_leaves(run(x, hx)))
-        gradients.append(torch.autograd.grad(loss, wanted))
+        gradients.append(torch.autograd.grad(sum_of_squares(run(x, hx)), wanted))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
@@ -189,7 +192,7 @@ def test_compiled_autograd():
         wanted = [t for t in (x, h0, *module.parameters()) if t.requires_grad]
         for t in wanted:
             t.grad = None
-        sum(t.pow(2).sum() for t in torch.utils._pytree.tree_leaves(results)).backward()
+        sum_of_squares(results).backward()
         return [t.grad for t in wanted if t.grad is not None]
 
     for call in calls:

@@ -40,6 +40,23 @@ struct Manifest {
 struct LayerBackward {
   static constexpr bool is_traceable = true;  // by compiled autograd: backward reads nothing but the context and its arguments
 
+  static void save(AutogradContext& ctx, const Layer& layer, const LayerOutputs& o) {
+    Manifest manifest{layer.cell, layer.recompute};
+    variable_list saved;
+    saved.reserve(Manifest::tensors);
+    int k = 0;
+    const auto add = [&](const Tensor& t) {
+      if (t.defined()) saved.push_back(t), manifest.present |= int64_t(1) << k;
+      ++k;
+    };
+    for (const Tensor& t : layer.arguments) add(t);
+    add(layer.batch_sizes), add(layer.lengths), add(layer.reset);
+    add(o.out), add(o.gates), add(o.cells);
+    ctx.set_materialize_grads(false);
+    ctx.saved_data[Manifest::key] = manifest.packed();
+    ctx.save_for_backward(std::move(saved));
+  }
+
   // d_results: of out, h_n, c_n and c_out, as many as the layer has. Returns a gradient for each argument that is there.
   static variable_list backward(AutogradContext* ctx, const variable_list& d_results) {
     check_no_tangent(d_results);
@@ -108,20 +125,7 @@ LayerOutputs record(const Layer& layer, bool plain) {
   for (const Tensor& t : {o.out, o.h_n, o.c_n, o.c_out})
     if (t.defined()) torch::autograd::set_history(t, node);
 
-  Manifest manifest{layer.cell, layer.recompute};
-  variable_list saved;
-  saved.reserve(Manifest::tensors);
-  int k = 0;
-  const auto save = [&](const Tensor& t) {
-    if (t.defined()) saved.push_back(t), manifest.present |= int64_t(1) << k;
-    ++k;
-  };
-  for (const Tensor& t : layer.arguments) save(t);
-  save(layer.batch_sizes), save(layer.lengths), save(layer.reset);
-  save(o.out), save(o.gates), save(o.cells);
-  node->ctx_.set_materialize_grads(false);
-  node->ctx_.saved_data[Manifest::key] = manifest.packed();
-  node->ctx_.save_for_backward(std::move(saved));
+  LayerBackward::save(node->ctx_, layer, o);
   node->save_variables_to_ctx();
   return {o.out, o.h_n, o.c_n, o.c_out, {}, {}};
 }
