@@ -69,10 +69,23 @@ def _gru_reset_before_train(x, h0, w_ih, w_hh, b_ih, b_hh, w_ih_r, *rest):
     return *_results(x, h0, w_ih_r), _gates(x, h0, rest[-1], saved=3)
 
 
+def _check_devices(args):
+    """RuntimeError unless all tensors are on one device; batch_sizes and lengths, the only integers, may stay on the CPU.
+
+    A call on the CPU with one tensor on the meta device gets here, and would get back memory that nobody has written.
+    """
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    devices = {t.device for t in tensors if t.dtype is not torch.int64}
+    stray = {t.device for t in tensors} - devices - {torch.device("cpu")}
+    if len(devices) > 1 or stray:
+        raise RuntimeError(f"rnnkernels: expected all tensors on one device, found {', '.join(sorted(map(str, devices | stray)))}")
+
+
 def _for_models(name, fake):
     """`fake`, also for a call with the tensors of several models (ensemble.py): the results of one, with a dimension of models in front."""
 
     def fake_for_models(*args):
+        _check_devices(args)
         dims = model_dims(name, args)
         models = model_count(args, dims)
         if models is None:
@@ -87,6 +100,7 @@ def _backward_fake(name):
     n, n_cotangents = DIFFERENTIABLE[name], RESULTS[name]
 
     def fake(*args):
+        _check_devices(args)
         arguments, needs = args[n_cotangents : n_cotangents + n + 4], args[-1]
         dims = model_dims(name, arguments, args[:n_cotangents])
         models = model_count(args, dims)

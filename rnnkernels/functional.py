@@ -15,8 +15,8 @@
                  computed, in each direction. A reverse direction begins at the last step, so there the state that it forgets
                  comes from the steps after t
     reset_hx     what it is then set to: like hx, B may be 1; zero by default
-    recompute    keep only the states for the backward pass, which computes the gates again: the same bits for a third more
-                 arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit and step remain, of a GRU 1 of 5; an RNN keeps no more anyway
+    recompute    keep only the states for the backward pass, which computes the gates again: a third more arithmetic, on a CPU the
+                 same bits. Of what an LSTM keeps, 2 of 6 numbers a unit and step remain, of a GRU 1 of 5; an RNN keeps no more anyway
     weight_dtype  torch.bfloat16 rounds w_ih and w_hh of float32 params, for inference: to the bit the results with the rounded weights (by at most
                  1 part in 256; biases, projections, states and all arithmetic stay float32). On the CPU a step then reads half the bytes,
                  which pays for few rows and weights larger than the L2
@@ -122,6 +122,8 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
         _check_lengths(lengths, input, batch_first, batch_sizes)
     _check_counts(states, params, has_biases, num_layers, bidirectional)
     _check_devices(input, states, params)
+    if batch_sizes is not None and batch_sizes.device.type != "cpu":
+        raise RuntimeError(f"batch_sizes must be on the CPU, got {batch_sizes.device}")
     reset_states = _reset_states(reset, reset_hx, input, states)
     if rounded.check(weight_dtype, params):
         op, last_op = rounded.layer(op), last_op and rounded.layer(last_op)
@@ -141,6 +143,7 @@ def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
     if any(t.dim() != 2 for t in (input, *states)):
         raise RuntimeError(f"Expected input and hx to be 2-D, got {[t.dim() for t in (input, *states)]} dimensions")
     _check_dims((w_ih, w_hh, b_ih, b_hh), 4, True)
+    _check_devices(input, states, [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None])
     absent = [None] if len(states) == 2 else []  # w_hr: only the LSTM's op has the argument
     no_reset = [None] * len(states)
 

@@ -44,7 +44,7 @@ class _Fused:
         return self._forward(input, hx, lengths, reset, reset_hx, return_cells)
 
     def _forward(self, input, hx, lengths, reset, reset_hx, return_cells):
-        """What `_C.run_module` leaves: packed, unbatched, lengths, resets, cells, compiled code, autocast, torch.func, and invalid calls."""
+        """What `_C.run_module` leaves: packed, unbatched, lengths, resets, cells, compiled code, autocast, most of torch.func, and invalid calls."""
         if return_cells and not self._has_cells:
             raise TypeError(f"return_cells is an option of an LSTM: a {type(self).__name__} has no c")
         own = {"return_cells": True} if return_cells else {}  # what only one of the functions takes
@@ -164,7 +164,7 @@ class LSTM(Recompute, _Fused, torch.nn.LSTM):
     """torch.nn.LSTM, with `forward` in fused kernels and keywords of its own. Same constructor, state_dict and repr.
 
     recompute=True, a keyword of our own: training keeps only h and c of each step, and the backward pass computes the gates again.
-    The same bits for a third more arithmetic. Of what an LSTM keeps, 2 of 6 numbers a unit
+    A third more arithmetic, on a CPU the same bits. Of what an LSTM keeps, 2 of 6 numbers a unit
     and step remain, of a GRU 1 of 5.
     """
 

@@ -2,6 +2,8 @@
 
 #include <ATen/ops/zeros.h>
 
+#include "torch/memory.h"
+
 namespace rnnk {
 
 namespace {
@@ -33,6 +35,7 @@ void check_types(const Layer& layer) {
     TORCH_CHECK(a.layout() == at::kStrided, "rnnkernels: expected a dense tensor, but ", names[k], " has layout ", a.layout());
     TORCH_CHECK(a.scalar_type() == x.scalar_type(), "rnnkernels: expected all tensors of one dtype, but ", names[k], " is ", a.scalar_type(),
                 " and x is ", x.scalar_type());
+    check_memory(a, names[k]);
   }
 }
 
@@ -75,6 +78,7 @@ void check_reset(const Layer& layer, const Shape& s, bool packed) {
   TORCH_CHECK(reset.scalar_type() == at::kBool && reset.sizes() == at::IntArrayRef(expected) && reset.device() == layer[X].device(),
               "rnnkernels: expected reset of size ", at::IntArrayRef(expected), " and dtype bool on ", layer[X].device(), ", got ", reset.sizes(),
               " and ", reset.scalar_type(), " on ", reset.device());
+  check_memory(reset, "reset");
   if (layer[RESET_H].defined()) check_size(layer, RESET_H, {s.D, s.B, s.P});
   if (layer[RESET_C].defined()) check_size(layer, RESET_C, {s.D, s.B, s.H});
 }

@@ -70,7 +70,7 @@ bool unpack_states(const Tensor& x, py::handle hx, const ModuleOptions& o, Tenso
     if (lstm) states.push_back(P == o.hidden_size ? states[0] : zeros({rows, B, o.hidden_size}, x));
     return true;
   }
-  if (lstm && (!py::isinstance<py::tuple>(hx) || py::len(hx) != 2)) return false;
+  if (lstm && (!PyTuple_Check(hx.ptr()) || PyTuple_GET_SIZE(hx.ptr()) != 2)) return false;
   const bool plain = lstm ? unpack_like(x, PyTuple_GET_ITEM(hx.ptr(), 0), states) && unpack_like(x, PyTuple_GET_ITEM(hx.ptr(), 1), states)
                           : unpack_like(x, hx, states);
   if (!plain) return false;

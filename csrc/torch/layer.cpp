@@ -67,6 +67,7 @@ void check_saved(const Layer& layer, const Checked& c, const Tensor& out, const 
     if (!t->defined()) continue;
     TORCH_CHECK(t->scalar_type() == (t == &cells ? cells_type(layer) : layer[X].scalar_type()), "rnnkernels: saved tensors of another dtype than x");
     TORCH_CHECK(t->device() == layer[X].device(), "rnnkernels: saved tensors on ", t->device(), ", x is on ", layer[X].device());
+    check_memory(*t, "a saved tensor");
   }
 }
 
@@ -75,6 +76,7 @@ Tensor checked_cotangent(const Tensor& d, const char* name, at::IntArrayRef expe
   TORCH_CHECK(d.sizes() == expected && d.scalar_type() == x.scalar_type() && d.device() == x.device(), "rnnkernels: expected ", name,
               " of size ", expected, " and dtype ", x.scalar_type(), " on ", x.device(), ", got ", d.sizes(), " and ", d.scalar_type(), " on ",
               d.device());
+  check_memory(d, name);
   return d;
 }
 

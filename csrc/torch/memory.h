@@ -1,4 +1,4 @@
-// Memory for the kernels: outputs, what is saved, and the workspace.
+// Memory for the kernels: outputs, what is saved, and the workspace; whether arguments still have theirs.
 #pragma once
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
@@ -20,6 +20,13 @@ inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& optio
   }
 #endif
   return t;
+}
+
+// Throws where t reaches beyond its storage, which somebody may have freed or cut since (sharding, offloading).
+inline void check_memory(const at::Tensor& t, const char* name) {
+  const size_t needed = t.is_contiguous() ? size_t(t.numel() ? t.storage_offset() + t.numel() : 0) * t.itemsize()
+                                          : at::detail::computeStorageNbytes(t.sizes(), t.strides(), t.itemsize(), t.storage_offset());
+  TORCH_CHECK(needed <= t.storage().nbytes(), "rnnkernels: ", name, " needs ", needed, " bytes, but its storage has ", t.storage().nbytes());
 }
 
 }  // namespace rnnk

@@ -47,12 +47,14 @@ ModuleOptions ModuleReader::options() const {
   const auto flag = [this](py::handle name) { return py::cast<bool>(attribute(name)); };
   const double rate = py::cast<double>(attribute(dropout));  // read outside training, too: torch.nn refuses what is no number
   const Cell cell = cell_of(module_, attribute(mode));
+  const int64_t layers = integer(num_layers);
+  TORCH_CHECK(layers > 0, "rnnkernels: expected num_layers to be positive, got ", layers);
   const bool keeps_gates = at::GradMode::is_enabled() && saved_count(cell);  // an RNN keeps none: it has no `recompute`, and asking for it takes 2 us
   return {cell,
           integer(input_size),
           integer(hidden_size),
           integer(proj_size),
-          integer(num_layers),
+          layers,
           flag(bias),
           flag(batch_first),
           flag(bidirectional),

@@ -4,6 +4,8 @@
 #include <limits>
 #include <numeric>
 
+#include "torch/memory.h"
+
 namespace rnnk {
 
 namespace {
@@ -11,6 +13,7 @@ namespace {
 void check_integers(const Tensor& t, const char* name) {
   TORCH_CHECK(t.scalar_type() == at::kLong && t.dim() == 1, "rnnkernels: expected ", name, " to be a 1-D int64 tensor, got ", t.dim(), "-D ",
               t.scalar_type());
+  check_memory(t, name);
 }
 
 // Values are looked at on the CPU only: to read them elsewhere is to wait for the device.

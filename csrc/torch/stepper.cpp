@@ -71,10 +71,11 @@ class StackOf : public Stepper::Stack {
   void step_as(const Tensor& x, const Tensor& out) {
     const Shape& bottom = layers_.front()->args.shape;
     const Shape& top = layers_.back()->args.shape;
+    S* const to = out.mutable_data_ptr<S>();  // before a layer moves on: it throws where there is no memory
     copy_rows(bottom.B, bottom.I, x.const_data_ptr<S>(), x.stride(0), x_.mutable_data_ptr<T>(), bottom.I);
     const int threads = at::get_num_threads();
     for (const auto& layer : layers_) layer->step(threads);
-    copy_rows(top.B, top.P, layers_.back()->out.template const_data_ptr<T>(), top.P, out.mutable_data_ptr<S>(), out.stride(0));
+    copy_rows(top.B, top.P, layers_.back()->out.template const_data_ptr<T>(), top.P, to, out.stride(0));
   }
 
  public:
@@ -109,6 +110,7 @@ void check_rows(const Tensor& t, const char* name, int64_t rows, int64_t columns
               t.scalar_type(), " on ", t.device());
   TORCH_CHECK((columns <= 1 || t.stride(1) == 1) && !t.is_neg(), "Stepper: expected ", name, " with contiguous rows, got strides ", t.strides(),
               t.is_neg() ? " and a lazy negation" : "");
+  check_memory(t, name);
 }
 
 }  // namespace

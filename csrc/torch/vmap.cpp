@@ -1,6 +1,7 @@
 #include "torch/vmap.h"
 
 #include <ATen/functorch/BatchedTensorImpl.h>
+#include <pybind11/gil_safe_call_once.h>
 
 #include "torch/plain_call.h"
 
@@ -27,8 +28,14 @@ Tensor stack(int64_t level, const Tensor& t) {
 
 // Asked of Python: ATen/functorch/DynamicLayer.h includes a header that torch's wheels do not bring.
 std::optional<int64_t> only_vmap() {
-  static const auto find = [](const char* name) { return py::object(py::module_::import("torch._C._functorch").attr(name)).release(); };
-  static const py::handle levels_of = find("get_interpreter_stack"), kinds = find("TransformType");  // never released: Python may be gone by then
+  struct Names {
+    py::object levels, kinds;
+  };
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> names;
+  const auto& [levels_of, kinds] = names.call_once_and_store_result([] {
+      const py::module_ module = py::module_::import("torch._C._functorch");
+      return Names{module.attr("get_interpreter_stack"), module.attr("TransformType")};
+    }).get_stored();
   const py::object levels = levels_of();
   if (levels.is_none() || py::len(levels) != 1) return std::nullopt;
   const py::object level = py::list(levels)[0];

@@ -1,29 +1,33 @@
 """Plants each fault of mutants/ in a scratch copy, rebuilds it and runs the fast tests, or those
 of the CUDA layers, which must fail.
 
-    python tests/deep/mutate.py [WORD ...]     only the mutants whose name contains a word
+    python tests/deep/mutate.py [--missing] [WORD ...]     only those without a verdict; only those whose name contains a word
 
-Prints which test kills which mutant, writes the table to build/deep/mutants.md, and exits 1 if one survives, does not
-compile, or no longer finds its text.
+Puts each verdict into docs/mutants.md as it comes, and exits 1 if a mutant survives, does not compile, or no longer finds its text.
 """
 
+import argparse
 import re
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 
+import verdicts
 from mutants import MUTANTS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from tree import MAX_JOBS, ROOT, SCRATCH, Tree
+from tree import MAX_JOBS, ROOT, Tree
+from verdicts import Verdict
 
 TIMEOUT = 900
 TESTS_FAILED = 1  # pytest's exit status; any other but a crash says nothing about the mutant
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
+# Which regime's tests see most of a file in csrc/cuda, by how its name begins; of others R0's.
+REGIMES = {"cta": "R1", "loop": "R1", "forward_cells": "R1", "backward_cells": "R1", "fast_float": "R1", "cluster": "R2",
+           "grid": "R3", "mailboxes": "R3", "fused": "R4"}
 
 
 def stale(mutant):
@@ -42,14 +46,18 @@ def is_cuda(mutant):
     return mutant.file.startswith("csrc/cuda/")
 
 
-def verdict(tree, mutant):
+def regime(mutant):
+    return next((R for start, R in REGIMES.items() if mutant.file.startswith(f"csrc/cuda/{start}")), "R0")
+
+
+def plant(tree, mutant):
     """(killed, by what)."""
     source = tree.path / mutant.file
     original = source.read_text()
     source.write_text(original.replace(mutant.old, mutant.new))
     try:
         if is_cuda(mutant):
-            result = tree.cuda_tests(timeout=TIMEOUT)
+            result = tree.cuda_tests(regime(mutant), timeout=TIMEOUT)
             broken = re.search("^ERROR tests/", result.stdout, re.MULTILINE)
         else:
             result = tree.build()
@@ -83,9 +91,11 @@ def prepare(mutants):
 
 
 def run(trees, mutants, console):
+    """Whether all of them were killed."""
     free = SimpleQueue()
     for tree in trees:
         free.put(tree)
+    commit, known = verdicts.head(), verdicts.read()
     columns = (TextColumn("{task.description:60.60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(len(trees)) as pool:
         bar = progress.add_task("", total=len(mutants))
@@ -93,36 +103,34 @@ def run(trees, mutants, console):
         def one(mutant):
             tree, start = free.get(), time.monotonic()
             progress.update(bar, description=mutant.name)
-            killed, by = verdict(tree, mutant)
+            killed, by = plant(tree, mutant)
             free.put(tree)
-            progress.console.print(f"{'killed' if killed else '[red]SURVIVED[/]'}  {mutant.name}: {by}", highlight=False)
+            console.print(f"{'killed' if killed else '[red]SURVIVED[/]'}  {mutant.name}: {by} ({time.monotonic() - start:.0f} s)", highlight=False)
+            return mutant, Verdict(killed, by, commit)
+
+        for future in as_completed([pool.submit(one, mutant) for mutant in mutants]):
+            mutant, verdict = future.result()
+            known[mutant.name] = verdict
+            verdicts.write(known, MUTANTS)
             progress.advance(bar)
-            return mutant, killed, by, time.monotonic() - start
-
-        return list(pool.map(one, mutants))
+    return all(known[mutant.name].killed for mutant in mutants)
 
 
-def report(rows, console):
-    table = Table("mutant", "killed by", "s", title=f"{sum(killed for _, killed, _, _ in rows)} of {len(rows)} mutants killed")
-    for mutant, killed, by, seconds in rows:
-        table.add_row(mutant.name, by if killed else f"[red]{by}[/]", f"{seconds:.0f}")
-    console.print(table)
-    lines = [f"| {mutant.name} | {'' if killed else '**'}`{by}`{'' if killed else '**'} |" for mutant, killed, by, _ in rows]
-    (SCRATCH / "mutants.md").write_text("\n".join(["| mutant | killed by |", "|---|---|", *lines, ""]))
-
-
-def main(words):
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--missing", action="store_true", help="only the mutants that docs/mutants.md has no verdict on")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only the mutants whose name contains one of these")
+    choice = parser.parse_args()
     console = Console()
-    mutants = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    known = verdicts.read() if choice.missing else {}
+    mutants = [m for m in MUTANTS if m.name not in known and (not choice.words or any(word in m.name for word in choice.words))]
     gone = [message for message in map(stale, mutants) if message]
     if gone:
         sys.exit("\n".join(gone))
     with console.status("building the copies and running the fast tests without a fault"):
         trees = prepare(mutants)
-    rows = run(trees, mutants, console)
-    report(rows, console)
-    sys.exit(not all(killed for _, killed, _, _ in rows))
+    sys.exit(not run(trees, mutants, console))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

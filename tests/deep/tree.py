@@ -74,6 +74,11 @@ class Tree:
         paths = sorted(self.path.glob("tests/test_*.py"), key=lambda path: (*(path.stem != f"test_{name}" for name in order), path.stem))
         return self.run(sys.executable, "-m", "pytest", "-q", "-x", "-m", "fast", "-p", "no:cacheprovider", *paths, **options)
 
-    def cuda_tests(self, **options):
-        """They build what they run."""
-        return self.run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", self.path / "tests/test_cuda_layers.py", **options)
+    def cuda_tests(self, first="R0", **options):
+        """They build what they run. Stops at the first failure; the regime `first` comes first."""
+        for names in (first, f"not {first}"):
+            result = self.run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", names, self.path / "tests/test_cuda_layers.py",
+                              **options)
+            if result.returncode:
+                break
+        return result

@@ -10,7 +10,7 @@ FORWARD, BACKWARD, CHUNK, GRADIENTS, GEMM, DIRECT, TRANSPOSE, TASK, SEVERAL, GAT
 PIECES = "csrc/cpu/pieces.cpp"
 SCHEDULE, CHECKED, AUTOGRAD, MODULES, STEPPER = (
     f"csrc/torch/{name}.cpp" for name in ("schedule", "checked", "autograd", "module_reader", "stepper"))
-DEVICE, PLAIN_CALL = (f"csrc/torch/{name}.h" for name in ("device", "plain_call"))
+DEVICE, PLAIN_CALL, MEMORY = (f"csrc/torch/{name}.h" for name in ("device", "plain_call", "memory"))
 EAGER = "csrc/torch/eager.cpp"
 
 STALE_WEIGHTS = """if (layer[k].defined() && k == W_HH) {
@@ -149,6 +149,7 @@ MUTANTS = [
     Mutant("lengths: the inverse order", SCHEDULE, "  for (int64_t t = T - 2;", INVERSE_ORDER),
     Mutant("layer: weights kept by address", CHECKED, "if (layer[k].defined()) arguments[k] = layer[k].contiguous();", STALE_WEIGHTS),
     Mutant("layer: d_c_n ignored", DEVICE, "point(args.d_c_n, pass.d_c_n);", "args.d_c_n = nullptr;"),
+    Mutant("memory: nobody asks whether a storage was freed", MEMORY, "TORCH_CHECK(needed <=", "TORCH_CHECK(true || needed <="),
     Mutant("autograd: a wanted gradient skipped", AUTOGRAD, "ctx->needs_input_grad(edge++)) needs |=",
            "ctx->needs_input_grad(edge++) && k != H0) needs |="),
     Mutant("autograd: the node forgets that gates were not kept", AUTOGRAD, "manifest.recompute, /*with_cells", "false, /*with_cells"),
