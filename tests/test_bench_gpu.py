@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -311,6 +312,14 @@ def test_a_check_that_hangs_is_killed():
     outcome = checks.run([sys.executable, "-c", "print('working', flush=True); import time; time.sleep(60)"], 1)
     assert outcome["ok"] is False and outcome["seconds"] < 10
     assert "working" in outcome["tail"] and "killed after 1 s" in outcome["tail"]
+
+
+def test_what_a_killed_check_started_is_killed_with_it():
+    """In a process group of its own, as ninja starts compilers."""
+    program = "import os, subprocess, time; print(subprocess.Popen(['sleep', '60'], preexec_fn=os.setpgrp).pid, flush=True); time.sleep(60)"
+    outcome = checks.run([sys.executable, "-c", program], 3)
+    state = Path(f"/proc/{outcome['tail'].split()[0]}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_what_the_sanitizers_run():

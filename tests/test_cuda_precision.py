@@ -1,5 +1,6 @@
 """What may be rounded on a card: float32 products to TF32, autocast's results."""
 
+import contextlib
 import copy
 
 import pytest
@@ -60,6 +61,19 @@ def test_cells_follow_matmul():
     assert strict < 2e-6
     with tf32(matmul=True):
         assert error() > 10 * strict
+    with torch_of_today("tf32"):
+        assert error() > 10 * strict
+
+
+@contextlib.contextmanager
+def torch_of_today(precision):
+    """torch's newer setting for matmul, beside which it refuses to read the older one."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize("allow", (False, True))

@@ -97,6 +97,8 @@ def test_never_waits(case, where, forced):
     if case.layout == "lengths":
         job.lengths = job.lengths.to(where)
     job.train()  # cuBLAS, its workspace, the allocator's blocks
+    torch.cuda._sleep(SECOND // 10)
+    job.train()  # pinned memory for all copies that are under way at once
     torch.cuda.synchronize()
     torch.cuda._sleep(SECOND)
     start = time.perf_counter()

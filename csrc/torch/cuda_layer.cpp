@@ -62,9 +62,10 @@ void check(cudaError_t error) {
 }
 
 // torch.nn's layers run in cuDNN and follow its setting, TF32 unless told otherwise. A single step follows that of matmul, which is
-// strict unless told otherwise: so do torch.nn's cells.
+// strict unless told otherwise: so do torch.nn's cells. allowTF32CuBLAS would throw where fp32_precision was set.
 bool allows_tf32(int64_t T) {
-  return T == 1 ? at::globalContext().allowTF32CuBLAS() : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
+  const at::Float32Op op = T == 1 ? at::Float32Op::MATMUL : at::Float32Op::RNN;
+  return at::globalContext().float32Precision(at::Float32Backend::CUDA, op) == at::Float32Precision::TF32;
 }
 
 Tensor dense(const Tensor& t) { return t.defined() ? t.contiguous() : t; }

@@ -76,9 +76,9 @@ class Tree:
 
     def cuda_tests(self, first="R0", **options):
         """They build what they run. Stops at the first failure; the regime `first` comes first."""
+        file = self.path / "tests/test_cuda_layers.py"
         for names in (first, f"not {first}"):
-            result = self.run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", names, self.path / "tests/test_cuda_layers.py",
-                              **options)
+            result = self.run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", names, file, **options)
             if result.returncode:
                 break
         return result

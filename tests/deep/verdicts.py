@@ -9,7 +9,8 @@ from tree import ROOT
 TABLE = ROOT / "docs" / "mutants.md"
 HEAD = """# Mutants
 
-What killed each fault of [tests/deep/mutants](../tests/deep/mutants), and the commit in which it was planted. `tests/deep/mutate.py` writes this table.
+What killed each fault of [tests/deep/mutants](../tests/deep/mutants), and the commit in which it was planted.
+`tests/deep/mutate.py` writes this table.
 
 {summary}
 
