@@ -122,8 +122,6 @@ def _run(op, kind, input, states, params, has_biases, num_layers, dropout, train
         _check_lengths(lengths, input, batch_first, batch_sizes)
     _check_counts(states, params, has_biases, num_layers, bidirectional)
     _check_devices(input, states, params)
-    if batch_sizes is not None and batch_sizes.device.type != "cpu":
-        raise RuntimeError(f"batch_sizes must be on the CPU, got {batch_sizes.device}")
     reset_states = _reset_states(reset, reset_hx, input, states)
     if rounded.check(weight_dtype, params):
         op, last_op = rounded.layer(op), last_op and rounded.layer(last_op)
@@ -143,7 +141,6 @@ def _run_cell(op, kind, input, states, w_ih, w_hh, b_ih, b_hh, *extra):
     if any(t.dim() != 2 for t in (input, *states)):
         raise RuntimeError(f"Expected input and hx to be 2-D, got {[t.dim() for t in (input, *states)]} dimensions")
     _check_dims((w_ih, w_hh, b_ih, b_hh), 4, True)
-    _check_devices(input, states, [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None])
     absent = [None] if len(states) == 2 else []  # w_hr: only the LSTM's op has the argument
     no_reset = [None] * len(states)
 

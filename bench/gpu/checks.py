@@ -70,14 +70,16 @@ def skipped(why: str) -> dict:
 def build(limit: float) -> dict:
     """The extension in place, if it is not there yet; for this card alone, unless TORCH_CUDA_ARCH_LIST is set.
 
-    C++ at -O1: the CPU's kernels, which nobody measures here, would take longer than all of CUDA's, five minutes in a single process.
+    C++ at -O1, unless RNNKERNELS_CFLAGS is set: the CPU's kernels, which nobody measures here, would take longer than all of CUDA's,
+    five minutes in a single process. A point's host_seconds are those of such a build.
     """
     stamp = {"csrc": checkout.csrc(), "torch": torch.__version__, "python": sys.version}
     built = STAMP.exists() and json.loads(STAMP.read_text()) == stamp and any((checkout.ROOT / "rnnkernels").glob("_C*.so"))
     outcome = skipped("built before")
     if not built:
         outcome = run([sys.executable, "setup.py", "build_ext", "--inplace"], min(limit, BUILD_SECONDS),
-                      RNNKERNELS_CUDA="1", RNNKERNELS_CFLAGS="-O1", MAX_JOBS=os.environ.get("MAX_JOBS", str(os.cpu_count())),
+                      RNNKERNELS_CUDA="1", RNNKERNELS_CFLAGS=os.environ.get("RNNKERNELS_CFLAGS", "-O1"),
+                      MAX_JOBS=os.environ.get("MAX_JOBS", str(os.cpu_count())),
                       TORCH_CUDA_ARCH_LIST=os.environ.get("TORCH_CUDA_ARCH_LIST", card.capability()))  # fmt: skip
         if not outcome["ok"]:
             return outcome

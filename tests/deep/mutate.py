@@ -1,7 +1,7 @@
 """Plants each fault of mutants/ in a scratch copy, rebuilds it and runs the fast tests, or those
 of the CUDA layers, which must fail.
 
-    python tests/deep/mutate.py [--missing] [WORD ...]     only those without a verdict; only those whose name contains a word
+    python tests/deep/mutate.py [--missing] [WORD ...]     only those not killed yet; only those whose name contains a word
 
 Puts each verdict into docs/mutants.md as it comes, and exits 1 if a mutant survives, does not compile, or no longer finds its text.
 """
@@ -21,6 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tree import MAX_JOBS, ROOT, Tree
 from verdicts import Verdict
+
+sys.path.insert(0, str(ROOT))
+from bench import checkout  # noqa: E402
 
 TIMEOUT = 900
 TESTS_FAILED = 1  # pytest's exit status; any other but a crash says nothing about the mutant
@@ -95,7 +98,7 @@ def run(trees, mutants, console):
     free = SimpleQueue()
     for tree in trees:
         free.put(tree)
-    commit, known = verdicts.head(), verdicts.read()
+    commit, known = checkout.commit(), verdicts.read()
     columns = (TextColumn("{task.description:60.60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(len(trees)) as pool:
         bar = progress.add_task("", total=len(mutants))
@@ -118,12 +121,12 @@ def run(trees, mutants, console):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--missing", action="store_true", help="only the mutants that docs/mutants.md has no verdict on")
+    parser.add_argument("--missing", action="store_true", help="only the mutants that docs/mutants.md does not have as killed")
     parser.add_argument("words", nargs="*", metavar="WORD", help="only the mutants whose name contains one of these")
     choice = parser.parse_args()
     console = Console()
-    known = verdicts.read() if choice.missing else {}
-    mutants = [m for m in MUTANTS if m.name not in known and (not choice.words or any(word in m.name for word in choice.words))]
+    done = {name for name, verdict in verdicts.read().items() if verdict.killed} if choice.missing else set()
+    mutants = [m for m in MUTANTS if m.name not in done and (not choice.words or any(word in m.name for word in choice.words))]
     gone = [message for message in map(stale, mutants) if message]
     if gone:
         sys.exit("\n".join(gone))

@@ -1,7 +1,6 @@
 """docs/mutants.md: what killed each mutant, and at which commit. Verdicts are kept from run to run, for all mutants together take hours."""
 
 import re
-import subprocess
 from dataclasses import dataclass
 
 from tree import ROOT
@@ -17,7 +16,7 @@ What killed each fault of [tests/deep/mutants](../tests/deep/mutants), and the c
 | fault | file in csrc | killed by | at |
 |---|---|---|---|
 """
-ROW = re.compile(r"^\| (.+?) \| .+? \| (?:`(.+)`|\*\*(.+)\*\*) \| (\w+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (.+?) \| .+? \| (?:`(.+)`|\*\*(.+)\*\*) \| (\S+) \|$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,6 @@ class Verdict:
     killed: bool
     by: str  # the first test that failed, or how the run ended
     commit: str
-
-
-def head():
-    return subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def read():
