@@ -130,7 +130,7 @@ class GateWeights {
   template <int first, int count>
   void multiply(const T* const* rows, int64_t M, int64_t K, const T* w, const S* packed, int64_t p, T* to, int ahead) const {
     if (packed)
-      return rows_product<count>(rows, M, whole_row(K), packed + offset<first>(p, K), packed + offset<first>(p + ahead, K),
+      return rows_product<count>(rows, M, whole_row(K), packed + offset<first>(p, K), packed + offset<first>(p + ahead, K), C::gates * H_ * K,
                                  Target<T>{to, width, nullptr, first * V::lanes, width - first * V::lanes});
     if (M == 0) return;
     RowsOfColumns<T> columns[count];

@@ -8,7 +8,7 @@
 //
 // S is how a panel stores its numbers: as T, or for T = float as Bfloat16, which the product widens as it loads them.
 //
-// A far panel is one that does not stay in the L1. Its product fetches what it will need: the next rows into the L1 (where its
+// A far panel is one that does not stay in the L1. Of a far matrix its product fetches what it will need: the next rows into the L1 (where its
 // instructions leave room for that), and, a piece with each row, the next panel into the L2. Near panels would only pay for it, and so would one or
 // two rows, which read a panel as fast as the caches give it: there the hardware prefetches better (95 against 70 GB/s from the L2).
 //
@@ -21,12 +21,14 @@ constexpr int tile_rows(int NV) {
   return vector_registers == 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : 6);
 }
 
-// How many of a far panel's registers a tile takes at once: with 16 registers 6 x 2 read half as much of it as 3 x 4.
+// How many of a far panel's registers a tile takes at once: with 16 registers 6 x 2 read half as much of it as 3 x 4. Up to nine rows are no more
+// tiles of three.
 constexpr int far_registers = vector_registers == 32 ? 4 : 2;
+constexpr int64_t rows_in_whole_panels = 9;
 
-constexpr int64_t far_panel_bytes = vector_registers == 32 ? 64 << 10 : 24 << 10;
+constexpr int64_t far_panel_bytes = vector_registers == 32 ? 64 << 10 : 24 << 10, far_matrix_bytes = vector_registers == 32 ? 0 : 2 << 20;
 constexpr int64_t rows_that_stream = 2;
-constexpr int64_t rows_ahead = vector_registers == 32 ? 4 : 0, columns_ahead = 8;
+constexpr int64_t rows_ahead = vector_registers == 32 ? 4 : 0;
 constexpr int64_t chains_of_block = 4;
 constexpr int64_t cache_line = 64;
 
@@ -63,18 +65,13 @@ struct RowsOfA {
   }
 };
 
-// A as the transpose of rows that lie `stride` apart: element (m, k) is data[k * stride + m]. Meanwhile the columns from `next` on
-// are fetched into the L2.
+// A packed for the tile (pack_tiles): element (m, k) is data[k * MR + m].
 template <class T, int MR>
-struct ColumnsOfA {
-  const T *data, *next;
-  int64_t stride;
-  RNNK_FN T operator()(int m, int64_t k) const { return data[k * stride + m]; }
-  RNNK_FN void fetch(int64_t k) const {
-    _mm_prefetch(reinterpret_cast<const char*>(data + (k + columns_ahead) * stride), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(next + k * stride), _MM_HINT_T1);
-  }
-  RNNK_FN void advance(int64_t k) { data += k * stride, next += k * stride; }
+struct PackedA {
+  const T* data;
+  RNNK_FN T operator()(int m, int64_t k) const { return data[k * MR + m]; }
+  RNNK_FN void fetch(int64_t) const {}
+  RNNK_FN void advance(int64_t k) { data += k * MR; }
 };
 
 template <class T, int MR, int NV>
@@ -99,20 +96,20 @@ struct Tile {
 
   // K rows of a panel, `stride` apart, several at a time: the core foresees where a loop of 64 rounds ends, and not one of 128. Four where registers
   // are narrow and a round short; NV = 3 leaves none of 16 over, and gcc would spill a sum.
-  template <bool far, int64_t stride, class A, class S>
+  template <bool fetch, int64_t stride, class A, class S>
   RNNK_FN void multiply(const A& a, int64_t K, const S* panel) {
     constexpr int unrolled = vector_registers == 32 || NV == 3 ? 2 : 4;
     int64_t k = 0;
     for (; k + unrolled <= K; k += unrolled, panel += unrolled * stride)
 #pragma GCC unroll 4
-      for (int i = 0; i < unrolled; ++i) multiply_row<far, stride>(a, k + i, panel + i * stride);
-    for (; k < K; ++k, panel += stride) multiply_row<far, stride>(a, k, panel);
+      for (int i = 0; i < unrolled; ++i) multiply_row<fetch, stride>(a, k + i, panel + i * stride);
+    for (; k < K; ++k, panel += stride) multiply_row<fetch, stride>(a, k, panel);
   }
 
  private:
-  template <bool far, int64_t stride, class A, class S>
+  template <bool fetch, int64_t stride, class A, class S>
   RNNK_FN void multiply_row(const A& a, int64_t k, const S* row) {
-    if constexpr (far) {
+    if constexpr (fetch) {
 #pragma GCC unroll 8
       for (int64_t i = 0; rows_ahead && i < NV * V::lanes; i += cache_line / sizeof(S))
         _mm_prefetch(reinterpret_cast<const char*>(row + rows_ahead * stride + i), _MM_HINT_T0);
@@ -196,14 +193,14 @@ RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t
 }
 
 // Rows m0 .. m0 + valid of C = A times K rows of NV of a panel's W registers, in chains.
-template <int MR, int NV, int W, bool far, class T, class A, class S>
+template <int MR, int NV, int W, bool fetch, class T, class A, class S>
 RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0, int valid) {
   if (c.store == Store::add) prefetch_rows<NV>(c, m0, valid);
   Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
   tile.clear();
   for (int64_t first = 0;;) {
     const int64_t length = std::min(chain, K - first);
-    tile.template multiply<far, W * Vec<T>::lanes>(a, length, panel);
+    tile.template multiply<fetch, W * Vec<T>::lanes>(a, length, panel);
     if (first) tile.add(sum);
     first += length;
     if (first >= K) break;
@@ -215,16 +212,16 @@ RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const S* panel, const T
   store_tile(tile, c, m0, valid);
 }
 
-template <int MR, int NV, int W, bool far, class T, class S>
+template <int MR, int NV, int W, bool fetch, class T, class S>
 RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0,
                              const S* next, int64_t step) {
-  tile_product<MR, NV, W, far>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
+  tile_product<MR, NV, W, fetch>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
 }
 
 // One block of rows of NV of a panel's W registers; `next` comes after it. Tiles are of even size rather than full ones and a thin rest. Inlined,
 // as its caller is: a single row of a small panel takes no longer than a few calls.
 template <int NV, int W, class T, class S>
-RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
+RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool fetch, const S* panel, const S* next,
                    const Target<T>& c) {
   constexpr int most = tile_rows(NV);
   constexpr int64_t width = NV * Vec<T>::lanes;
@@ -232,12 +229,12 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
   if (tiles == 0) return;
   const int spare = int(tiles * most - M), sharing = int(std::min<int64_t>(tiles, most));  // rows too many, and how many tiles have fewer
   const int rows_of_tile = most - spare / sharing, thinner = spare % sharing;
-  const int64_t step = far ? (width + tiles - 1) / tiles : 0;
+  const int64_t step = fetch ? (width + tiles - 1) / tiles : 0;
   for (int64_t i = 0, m0 = 0; i < tiles; ++i) {
     const int count = rows_of_tile - (i < thinner);
     const S* piece = next + i * step * K;
     with_constant<most>(count, [&](auto MR) {
-      if (far) rows_tile<MR, NV, W, true>(rows, start, K, chain, panel, c, m0, piece, step);
+      if (fetch) rows_tile<MR, NV, W, true>(rows, start, K, chain, panel, c, m0, piece, step);
       else rows_tile<MR, NV, W, false>(rows, start, K, chain, panel, c, m0, piece, step);
     });
     m0 += count;
@@ -246,44 +243,60 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
 
 // The same for a whole panel, a far one in halves.
 template <int W, class T, class S>
-RNNK_FN void panel_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, const S* panel, const S* next,
-                           Target<T> c) {
+RNNK_FN void panel_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, bool fetch, const S* panel,
+                           const S* next, Target<T> c) {
   if constexpr (W == 2 * far_registers) {
-    if (far && M > tile_rows(W)) {
+    if (far && M > (fetch ? tile_rows(W) : rows_in_whole_panels)) {
       constexpr int64_t half = far_registers * Vec<T>::lanes;
-      block_product<far_registers, W>(rows, M, start, K, chain, far, panel, next, c);
+      block_product<far_registers, W>(rows, M, start, K, chain, fetch, panel, next, c);
       if (c.columns <= half) return;
       c.offset += half, c.columns -= half;
-      return block_product<far_registers, W>(rows, M, start, K, chain, far, panel + half, next + half * K, c);
+      return block_product<far_registers, W>(rows, M, start, K, chain, fetch, panel + half, next + half * K, c);
     }
   }
-  block_product<W, W>(rows, M, start, K, chain, far, panel, next, c);
+  block_product<W, W>(rows, M, start, K, chain, fetch, panel, next, c);
 }
 
 // C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them. The
-// caller's `next` panel is fetched meanwhile.
+// caller's `next` panel of a far matrix, which has `size` elements, is fetched meanwhile.
 template <int NV, class T, class S>
-RNNK_FN void rows_product(const T* const* rows, int64_t M, const Stretches& k, const S* panel, const S* next, Target<T> c) {
+RNNK_FN void rows_product(const T* const* rows, int64_t M, const Stretches& k, const S* panel, const S* next, int64_t size, Target<T> c) {
   constexpr int64_t width = NV * Vec<T>::lanes;
   const bool far = M > rows_that_stream && k.count * k.length * width * int64_t(sizeof(S)) >= far_panel_bytes;
+  const bool fetch = far && size * int64_t(sizeof(S)) >= far_matrix_bytes;
   const int64_t chain = chain_length(k.length), block = chains_of_block * chain;
   for (int s = 0; s < k.count; ++s) {
     for (int64_t first = 0; first == 0 || first < k.length; first += block) {
       const int64_t K = std::min(block, k.length - first);
       const bool last = s + 1 == k.count && first + block >= k.length;
-      panel_product<NV>(rows, M, k.start[s] + first, K, chain, far, panel, last ? next : panel + K * width, c);
+      panel_product<NV>(rows, M, k.start[s] + first, K, chain, far, fetch, panel, last ? next : panel + K * width, c);
       panel += K * width;
       c.store = Store::add;
     }
   }
 }
 
-// The first `valid` rows of C = the transpose of K rows of A, `stride` apart, times a panel. Reads up to the tile's rows of A's columns
-// and fetches those from `next` on.
-template <int NV, class T>
-RNNK_NOINLINE void columns_tile(const T* a, const T* next, int64_t stride, int64_t K, const T* panel, const Target<T>& c, int valid) {
+// A tile whose rows of C are MR columns of A, packed, takes this many elements.
+template <class T>
+constexpr int64_t packed_tile(int MR, int64_t K) { return K * MR + Vec<T>::lanes; }
+
+// Packs K rows of A, `stride` apart, for `tiles` tiles, the i-th from column[i] on. Reads a whole register from there.
+template <int MR, class T>
+RNNK_FN void pack_tiles(const T* a, int64_t stride, int64_t K, const int64_t* column, int64_t tiles, T* to) {
+  constexpr int lanes = Vec<T>::lanes;
+  for (int64_t k = 0; k < K; ++k, a += stride)
+    for (int64_t i = 0; i < tiles; ++i)
+      for (int m = 0; m < MR; m += lanes) {
+        const int first = MR < lanes ? 0 : std::min(m, MR - lanes);
+        Vec<T>::load(a + column[i] + first).store(to + i * packed_tile<T>(MR, K) + k * MR + first);
+      }
+}
+
+// The first `valid` rows of C = a packed tile times a panel.
+template <int NV, bool fetch, class T>
+RNNK_NOINLINE void packed_tile_product(const T* a, int64_t K, const T* panel, const Target<T>& c, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV, NV, true>(ColumnsOfA<T, MR>{a, next, stride}, K, chain_length(K), panel, c, 0, valid);
+  tile_product<MR, NV, NV, fetch>(PackedA<T, MR>{a}, K, chain_length(K), panel, c, 0, valid);
 }
 
 // A matrix of `columns` columns cut into panels of `width`: as wide as the register tile, narrower for a narrow matrix.
@@ -328,6 +341,6 @@ struct Panels {
   void multiply(const T* const* rows, int64_t M, const Stretches& k, int64_t p, Target<T> c, int ahead = 1) const {
     c.offset += p * width();
     c.columns -= p * width();
-    with_constant<4>(registers, [&](auto NV) { rows_product<NV>(rows, M, k, panel(p), panel(p + ahead), c); });
+    with_constant<4>(registers, [&](auto NV) { rows_product<NV>(rows, M, k, panel(p), panel(p + ahead), size(), c); });
   }
 };

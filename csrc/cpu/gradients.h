@@ -20,13 +20,14 @@ template <class T, class C>
 class Gradients {
   using V = Vec<T>;
   static constexpr int64_t most_rows = 96;  // of a product for d_x
-  static constexpr int64_t panels_at_once = 8, tiles_at_once = 16;  // of a weight's gradient: their operands stay in the L2
+  static constexpr int64_t panels_at_once = 8, rows_at_once = 96;  // of a weight's gradient: their operands, packed, stay in the L2
 
   // What one thread works in.
   struct Scratch {
     const T** rows;  // [chunk_tokens]
     T* product;      // [most_rows, panel width]
     T* panels;       // [panels_at_once, chunk_tokens, panel width]
+    T* tiles;        // [rows_at_once / tile_rows, packed_tile]
   };
 
   const BackwardArgs<T>* a_;
@@ -65,7 +66,8 @@ class Gradients {
 
  private:
   Scratch scratch(Arena& arena) const {
-    return {arena.take<const T*>(chunk_tokens), arena.take<T>(most_rows * 4 * V::lanes), arena.take<T>(panels_at_once * chunk_tokens * 4 * V::lanes)};
+    return {arena.take<const T*>(chunk_tokens), arena.take<T>(most_rows * 4 * V::lanes), arena.take<T>(panels_at_once * chunk_tokens * 4 * V::lanes),
+            arena.take<T>(rows_at_once * chunk_tokens + rows_at_once / tile_rows(far_registers) * V::lanes)};
   }
 
   void input_gradient(int thread, const Scratch& s, const Chunk (&chunks)[2], int d) const {
@@ -115,6 +117,25 @@ class Gradients {
     if (to.b_ih || to.b_hh) bias_gradient(thread, c, to);
   }
 
+  // Tiles of MR rows of a gradient, as many as are packed at once.
+  template <int MR>
+  struct RowTiles {
+    static constexpr int64_t most = rows_at_once / MR;
+    static int64_t of_stretch(const Stretches& m) { return (m.length + MR - 1) / MR; }
+
+    int64_t count, column_of_a[most], row_of_out[most];
+    int rows[most];
+
+    RowTiles(const Stretches& m, const Range& tiles) : count(std::min(most, tiles.size())) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t stretch = (tiles.begin + i) / of_stretch(m), row = (tiles.begin + i) % of_stretch(m) * MR;
+        column_of_a[i] = m.start[stretch] + row;
+        row_of_out[i] = stretch * m.length + row;
+        rows[i] = int(std::min<int64_t>(MR, m.length - row));
+      }
+    }
+  };
+
   // The loop's first chunk overwrites, those after it add.
   bool is_first(const Chunk& c) const { return c.end == a_->shape.T; }
 
@@ -126,8 +147,8 @@ class Gradients {
     const Panels<T> panels(chunk_tokens, columns, far_registers);
     with_constant<4>(panels.registers, [&](auto NV) {
       constexpr int MR = tile_rows(NV);
-      const int64_t tiles = (m.length + MR - 1) / MR;  // of a stretch
-      const Range mine = share(m.count * tiles, threads_, thread);
+      constexpr bool far = chunk_tokens * NV * V::lanes * int64_t(sizeof(T)) >= far_panel_bytes;
+      const Range mine = share(m.count * RowTiles<MR>::of_stretch(m), threads_, thread);
       TokenCursor at(a_->schedule, a_->shape.T, c.first_token);
       for (int64_t begin = 0; begin == 0 || begin < c.tokens; begin += chunk_tokens) {
         const int64_t K = std::min(chunk_tokens, c.tokens - begin);
@@ -138,24 +159,19 @@ class Gradients {
           const Range at_once{p, std::min(p + panels_at_once, panels.count())};
           for (int64_t q = at_once.begin; q < at_once.end; ++q)
             for (int64_t k = 0; k < K; ++k) panels.pack_row(s.panels + ((q - p) * K + k) * panels.width(), s.rows[k], q * panels.width());
-          for_blocks(at_once, mine, [&](int64_t q, int64_t i) {
-            const int64_t stretch = i / tiles, first = i % tiles * MR, column = q * panels.width();
-            const Target<T> to{out + (stretch * m.length + first) * columns, columns, nullptr, column, columns - column, store};
-            const T* from = a + begin * a_stride + m.start[stretch] + first;
-            columns_tile<NV>(from, from + (q + 1 == at_once.end ? tiles_at_once * MR : 0), a_stride, K, s.panels + (q - p) * K * panels.width(), to,
-                             int(std::min<int64_t>(MR, m.length - first)));
-          });
+          for (int64_t first = mine.begin; first < mine.end; first += RowTiles<MR>::most) {
+            const RowTiles<MR> tiles(m, {first, mine.end});
+            pack_tiles<MR>(a + begin * a_stride, a_stride, K, tiles.column_of_a, tiles.count, s.tiles);
+            for (int64_t q = at_once.begin; q < at_once.end; ++q)
+              for (int64_t i = 0; i < tiles.count; ++i) {
+                const int64_t column = q * panels.width();
+                const Target<T> to{out + tiles.row_of_out[i] * columns, columns, nullptr, column, columns - column, store};
+                packed_tile_product<NV, far>(s.tiles + i * packed_tile<T>(MR, K), K, s.panels + (q - p) * K * panels.width(), to, tiles.rows[i]);
+              }
+          }
         }
       }
     });
-  }
-
-  // f(panel, tile) for all pairs, a block of tiles after the other.
-  template <class F>
-  static void for_blocks(const Range& panels, const Range& tiles, const F& f) {
-    for (int64_t begin = tiles.begin; begin < tiles.end; begin += tiles_at_once)
-      for (int64_t p = panels.begin; p < panels.end; ++p)
-        for (int64_t i = begin; i < std::min(begin + tiles_at_once, tiles.end); ++i) f(p, i);
   }
 
   // Each slot is summed once, even where it is the gradient of both biases.

@@ -131,7 +131,7 @@ MUTANTS = [
     # Weight and input gradients.
     Mutant("gradients: every weight gradient counted twice", GEMM, "panel, c, 0, valid);",
            "panel, c, 0, valid);\n  Target<T> again = c;\n  again.store = Store::add;\n"
-           "  tile_product<MR, NV, NV, true>(ColumnsOfA<T, MR>{a, next, stride}, K, chain_length(K), panel, again, 0, valid);"),
+           "  tile_product<MR, NV, NV, fetch>(PackedA<T, MR>{a}, K, chain_length(K), panel, again, 0, valid);"),
     Mutant("gradients: the rest of a large step dropped", GRADIENTS, "begin == 0 || begin < c.tokens; begin +=",
            "begin == 0 || begin + chunk_tokens <= c.tokens; begin +="),
     Mutant("gradients: a later chunk replaces the sum", GRADIENTS, "begin == 0 && is_first(c) ? Store::overwrite", "begin == 0 ? Store::overwrite"),
