@@ -47,20 +47,31 @@ RNNK_FN int64_t chain_length(int64_t K) {
   return std::max<int64_t>(16, ((K + chains - 1) / chains + 15) / 16 * 16);
 }
 
+// The chains that a tile adds up before it is stored: of one stretch or of several short ones. Their rows of a panel follow one another.
+struct Block {
+  int chains = 0;
+  int64_t K = 0, start[chains_of_block], length[chains_of_block];
+
+  RNNK_FN void add(int64_t from, int64_t count) {
+    start[chains] = from, length[chains] = count;
+    ++chains, K += count;
+  }
+};
+
 // A as row pointers: element (m, k) is row[m][k]. The hardware sees it coming; what is fetched meanwhile is the next panel,
-// `step` elements from `next` on for each k.
+// `step` elements from `next` on for each k. The next chain begins `columns` further on, k rows of the panel after this one.
 template <class T, int MR, class S>
 struct RowsOfA {
   const T* row[MR];
   const S* next;
   int64_t step;
-  RNNK_FN RowsOfA(const T* const* rows, int64_t offset, const S* next, int64_t step) : next(next), step(step) {
-    for (int m = 0; m < MR; ++m) row[m] = rows[m] + offset;
+  RNNK_FN RowsOfA(const T* const* rows, int64_t start, const S* next, int64_t step) : next(next), step(step) {
+    for (int m = 0; m < MR; ++m) row[m] = rows[m] + start;
   }
   RNNK_FN T operator()(int m, int64_t k) const { return row[m][k]; }
   RNNK_FN void fetch(int64_t k) const { _mm_prefetch(reinterpret_cast<const char*>(next + k * step), _MM_HINT_T1); }
-  RNNK_FN void advance(int64_t k) {
-    for (int m = 0; m < MR; ++m) row[m] += k;
+  RNNK_FN void advance(int64_t columns, int64_t k) {
+    for (int m = 0; m < MR; ++m) row[m] += columns;
     next += k * step;
   }
 };
@@ -71,7 +82,7 @@ struct PackedA {
   const T* data;
   RNNK_FN T operator()(int m, int64_t k) const { return data[k * MR + m]; }
   RNNK_FN void fetch(int64_t) const {}
-  RNNK_FN void advance(int64_t k) { data += k * MR; }
+  RNNK_FN void advance(int64_t, int64_t k) { data += k * MR; }
 };
 
 template <class T, int MR, int NV>
@@ -192,37 +203,34 @@ RNNK_FN void store_tile(const Tile<T, MR, NV>& tile, const Target<T>& c, int64_t
   else whole ? store_tile<true, add>(tile, c, m0, valid) : store_tile<false, add>(tile, c, m0, valid);
 }
 
-// Rows m0 .. m0 + valid of C = A times K rows of NV of a panel's W registers, in chains.
+// Rows m0 .. m0 + valid of C = A, which begins with the block's first chain, times NV of a panel's W registers.
 template <int MR, int NV, int W, bool fetch, class T, class A, class S>
-RNNK_FN void tile_product(A a, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0, int valid) {
+RNNK_FN void tile_product(A a, const Block& block, const S* panel, const Target<T>& c, int64_t m0, int valid) {
   if (c.store == Store::add) prefetch_rows<NV>(c, m0, valid);
   Tile<T, MR, NV> tile, sum;  // `sum` lives in memory, touched once a chain
   tile.clear();
-  for (int64_t first = 0;;) {
-    const int64_t length = std::min(chain, K - first);
+  for (int i = 0;;) {
+    const int64_t length = block.length[i];
     tile.template multiply<fetch, W * Vec<T>::lanes>(a, length, panel);
-    if (first) tile.add(sum);
-    first += length;
-    if (first >= K) break;
+    if (i) tile.add(sum);
+    if (++i == block.chains) break;
     sum = tile;
     tile.clear();
-    a.advance(length);
+    a.advance(block.start[i] - block.start[i - 1], length);
     panel += length * W * Vec<T>::lanes;
   }
   store_tile(tile, c, m0, valid);
 }
 
 template <int MR, int NV, int W, bool fetch, class T, class S>
-RNNK_NOINLINE void rows_tile(const T* const* rows, int64_t start, int64_t K, int64_t chain, const S* panel, const Target<T>& c, int64_t m0,
-                             const S* next, int64_t step) {
-  tile_product<MR, NV, W, fetch>(RowsOfA<T, MR, S>(rows + m0, start, next, step), K, chain, panel, c, m0, MR);
+RNNK_NOINLINE void rows_tile(const T* const* rows, const Block& block, const S* panel, const Target<T>& c, int64_t m0, const S* next, int64_t step) {
+  tile_product<MR, NV, W, fetch>(RowsOfA<T, MR, S>(rows + m0, block.start[0], next, step), block, panel, c, m0, MR);
 }
 
 // One block of rows of NV of a panel's W registers; `next` comes after it. Tiles are of even size rather than full ones and a thin rest. Inlined,
 // as its caller is: a single row of a small panel takes no longer than a few calls.
 template <int NV, int W, class T, class S>
-RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool fetch, const S* panel, const S* next,
-                   const Target<T>& c) {
+RNNK_FN void block_product(const T* const* rows, int64_t M, const Block& block, bool fetch, const S* panel, const S* next, const Target<T>& c) {
   constexpr int most = tile_rows(NV);
   constexpr int64_t width = NV * Vec<T>::lanes;
   const int64_t tiles = (M + most - 1) / most;
@@ -232,10 +240,10 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
   const int64_t step = fetch ? (width + tiles - 1) / tiles : 0;
   for (int64_t i = 0, m0 = 0; i < tiles; ++i) {
     const int count = rows_of_tile - (i < thinner);
-    const S* piece = next + i * step * K;
+    const S* piece = next + i * step * block.K;
     with_constant<most>(count, [&](auto MR) {
-      if (fetch) rows_tile<MR, NV, W, true>(rows, start, K, chain, panel, c, m0, piece, step);
-      else rows_tile<MR, NV, W, false>(rows, start, K, chain, panel, c, m0, piece, step);
+      if (fetch) rows_tile<MR, NV, W, true>(rows, block, panel, c, m0, piece, step);
+      else rows_tile<MR, NV, W, false>(rows, block, panel, c, m0, piece, step);
     });
     m0 += count;
   }
@@ -243,18 +251,17 @@ RNNK_FN void block_product(const T* const* rows, int64_t M, int64_t start, int64
 
 // The same for a whole panel, a far one in halves.
 template <int W, class T, class S>
-RNNK_FN void panel_product(const T* const* rows, int64_t M, int64_t start, int64_t K, int64_t chain, bool far, bool fetch, const S* panel,
-                           const S* next, Target<T> c) {
+RNNK_FN void panel_product(const T* const* rows, int64_t M, const Block& block, bool far, bool fetch, const S* panel, const S* next, Target<T> c) {
   if constexpr (W == 2 * far_registers) {
     if (far && M > (fetch ? tile_rows(W) : rows_in_whole_panels)) {
       constexpr int64_t half = far_registers * Vec<T>::lanes;
-      block_product<far_registers, W>(rows, M, start, K, chain, fetch, panel, next, c);
+      block_product<far_registers, W>(rows, M, block, fetch, panel, next, c);
       if (c.columns <= half) return;
       c.offset += half, c.columns -= half;
-      return block_product<far_registers, W>(rows, M, start, K, chain, fetch, panel + half, next + half * K, c);
+      return block_product<far_registers, W>(rows, M, block, fetch, panel + half, next + half * block.K, c);
     }
   }
-  block_product<W, W>(rows, M, start, K, chain, fetch, panel, next, c);
+  block_product<W, W>(rows, M, block, fetch, panel, next, c);
 }
 
 // C[0..M) of one panel = A times the panel, A as row pointers, in blocks of k that stay in the L2 while all rows meet them. The
@@ -264,14 +271,17 @@ RNNK_FN void rows_product(const T* const* rows, int64_t M, const Stretches& k, c
   constexpr int64_t width = NV * Vec<T>::lanes;
   const bool far = M > rows_that_stream && k.count * k.length * width * int64_t(sizeof(S)) >= far_panel_bytes;
   const bool fetch = far && size * int64_t(sizeof(S)) >= far_matrix_bytes;
-  const int64_t chain = chain_length(k.length), block = chains_of_block * chain;
+  const int64_t chain = chain_length(k.length);
+  Block block;
   for (int s = 0; s < k.count; ++s) {
-    for (int64_t first = 0; first == 0 || first < k.length; first += block) {
-      const int64_t K = std::min(block, k.length - first);
-      const bool last = s + 1 == k.count && first + block >= k.length;
-      panel_product<NV>(rows, M, k.start[s] + first, K, chain, far, fetch, panel, last ? next : panel + K * width, c);
-      panel += K * width;
+    for (int64_t first = 0; first == 0 || first < k.length; first += chain) {
+      block.add(k.start[s] + first, std::min(chain, k.length - first));
+      const bool last = s + 1 == k.count && first + chain >= k.length;
+      if (block.chains < chains_of_block && !last) continue;
+      panel_product<NV>(rows, M, block, far, fetch, panel, last ? next : panel + block.K * width, c);
+      panel += block.K * width;
       c.store = Store::add;
+      block = {};
     }
   }
 }
@@ -294,9 +304,9 @@ RNNK_FN void pack_tiles(const T* a, int64_t stride, int64_t K, const int64_t* co
 
 // The first `valid` rows of C = a packed tile times a panel.
 template <int NV, bool fetch, class T>
-RNNK_NOINLINE void packed_tile_product(const T* a, int64_t K, const T* panel, const Target<T>& c, int valid) {
+RNNK_NOINLINE void packed_tile_product(const T* a, const Block& block, const T* panel, const Target<T>& c, int valid) {
   constexpr int MR = tile_rows(NV);
-  tile_product<MR, NV, NV, fetch>(PackedA<T, MR>{a}, K, chain_length(K), panel, c, 0, valid);
+  tile_product<MR, NV, NV, fetch>(PackedA<T, MR>{a}, block, panel, c, 0, valid);
 }
 
 // A matrix of `columns` columns cut into panels of `width`: as wide as the register tile, narrower for a narrow matrix.

@@ -147,11 +147,14 @@ class Gradients {
     const Panels<T> panels(chunk_tokens, columns, far_registers);
     with_constant<4>(panels.registers, [&](auto NV) {
       constexpr int MR = tile_rows(NV);
+      static_assert(chunk_tokens <= 128 * chains_of_block);
       constexpr bool far = chunk_tokens * NV * V::lanes * int64_t(sizeof(T)) >= far_panel_bytes;
       const Range mine = share(m.count * RowTiles<MR>::of_stretch(m), threads_, thread);
       TokenCursor at(a_->schedule, a_->shape.T, c.first_token);
       for (int64_t begin = 0; begin == 0 || begin < c.tokens; begin += chunk_tokens) {
         const int64_t K = std::min(chunk_tokens, c.tokens - begin);
+        Block block;
+        for (int64_t k = 0; k == 0 || k < K; k += chain_length(K)) block.add(k, std::min(chain_length(K), K - k));
         const Store store = begin == 0 && is_first(c) ? Store::overwrite : Store::add;
         if (K == 0 && store == Store::add) return;
         for (int64_t k = 0; k < K; ++k, at.next()) s.rows[k] = b_row(c.first_token + begin + k, at);
@@ -166,7 +169,7 @@ class Gradients {
               for (int64_t i = 0; i < tiles.count; ++i) {
                 const int64_t column = q * panels.width();
                 const Target<T> to{out + tiles.row_of_out[i] * columns, columns, nullptr, column, columns - column, store};
-                packed_tile_product<NV, far>(s.tiles + i * packed_tile<T>(MR, K), K, s.panels + (q - p) * K * panels.width(), to, tiles.rows[i]);
+                packed_tile_product<NV, far>(s.tiles + i * packed_tile<T>(MR, K), block, s.panels + (q - p) * K * panels.width(), to, tiles.rows[i]);
               }
           }
         }
