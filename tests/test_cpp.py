@@ -23,3 +23,8 @@ def test_cpp(name, sources, tmp_path):
     run = subprocess.run([program], capture_output=True, text=True)
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
+def test_the_slow_test_compiles():
+    subprocess.run([CXX, *FLAGS, "-fopenmp", "-fsyntax-only", f"-I{ROOT / 'csrc'}", ROOT / "tests/cpp/test_kernels.cpp"], check=True)

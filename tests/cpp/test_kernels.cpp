@@ -1,6 +1,7 @@
 // The CPU kernels of every ISA this CPU runs against naive.h: values, equal bits for any number of threads and any batch, and,
 // built with AddressSanitizer, that they touch nothing but their arrays (problem.h). Links csrc/cpu/*.cpp only, no torch.
 // `test_kernels quick` is the small selection for ThreadSanitizer.
+#include "cpu/partition.h"
 #include "cpu/walk.h"
 #include "run.h"
 
@@ -23,7 +24,7 @@ struct Coverage {
     members |= p.members > 1;
     teams |= p.teams() > 1;
     groups |= p.groups > 1;
-    pieces |= cost.free_panels && p.threads > 1;
+    pieces |= cost.independent_panels && p.threads > 1;
     back |= p.members > 1 && walks_back(gates * c.H * cost.K * int64_t(sizeof(T)) / p.members, 1);
   }
 } coverage;
